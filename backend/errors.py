@@ -1,0 +1,53 @@
+"""The one exception type, and the one warning type, that a user is meant to read."""
+
+from enum import StrEnum
+
+
+class ErrorCode(StrEnum):
+    """Stable codes: they may be added to, never renamed, since scripts and bug reports quote them."""
+
+    FILE_MISSING = "file.missing"
+    FILE_FORMAT = "file.format"
+    FILE_CORRUPT = "file.corrupt"
+    FILE_TRUNCATED = "file.truncated"
+    FILE_READ = "file.read"
+    FILE_WRITE = "file.write"
+    DEPENDENCY_MISSING = "dependency.missing"
+    VOLUME_DIMENSIONS = "volume.dimensions"
+    VOLUME_DTYPE = "volume.dtype"
+    VOLUME_GEOMETRY = "volume.geometry"
+    VOLUME_TOO_LARGE = "volume.too_large"
+    PROMPT_INVALID = "prompt.invalid"
+    PROMPT_NEEDS_POSITIVE = "prompt.needs_positive"
+    SESSION_STATE = "session.state"
+    CHECKPOINT_FORMAT = "checkpoint.format"
+    CHECKPOINT_MISMATCH = "checkpoint.mismatch"
+    CHECKPOINT_VALUES = "checkpoint.values"
+    MODEL_UNKNOWN = "model.unknown"
+    DOWNLOAD_FAILED = "download.failed"
+    DOWNLOAD_CHANGED = "download.changed"
+    DEVICE_UNAVAILABLE = "device.unavailable"
+    CANCELLED = "cancelled"
+
+
+class SamMed3DError(Exception):
+    """A mistake or a bad input that the user can mend.
+
+    Args:
+        code: stable identifier of the kind of error.
+        problem: one sentence that names the thing and the value that is wrong.
+        remedy: one sentence that says what to do about it.
+    """
+
+    def __init__(self, code: ErrorCode, problem: str, remedy: str) -> None:
+        super().__init__(code, problem, remedy)  # all three, so that the error survives pickling
+        self.code = code
+        self.problem = problem
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        return f"{self.problem} {self.remedy} [{self.code}]"
+
+
+class SamMed3DWarning(UserWarning):
+    """Something was put right or assumed without asking, and the user should know."""

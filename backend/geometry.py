@@ -1,0 +1,290 @@
+"""The one owner of axis order, canonical orientation, the resampled grid, crops and their inverse.
+
+Frames, from the file to the network, each with its index order:
+
+- volume: the voxels as stored, (x, y, z) = NIfTI's (i, j, k);
+- canonical: the volume with axes permuted and flipped to be closest to RAS+; never stored, only a view;
+- grid: the canonical volume resampled to one spacing (1.5 mm), sharing the volume's centre;
+- crop: a cube of the grid that may reach beyond it, where it is zero; this is what the network sees.
+
+Between any two of them each axis maps by itself (`AxisMap`), whatever the affine: oblique and sheared
+volumes are resampled along their own axes and only the affine knows of the angles. A viewer's index order,
+napari's (z, y, x), is a `DisplayOrder`.
+"""
+
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import nibabel as nib
+import numpy as np
+import numpy.typing as npt
+
+from backend.errors import ErrorCode, SamMed3DError
+from backend.volume import Affine, Volume, VoxelArray
+
+Floats = npt.NDArray[np.float64]
+Index3 = tuple[int, int, int]
+T = TypeVar("T", bound=np.generic)
+
+# Nearer than this to a tie between two voxels (in voxels) counts as the tie, whatever the rounding of the affine.
+TIE = 1e-6
+
+
+@dataclass(frozen=True)
+class AxisMap:
+    """Index along one axis of one frame from the index in another: `offset + step * index`."""
+
+    offset: float
+    step: float
+
+    def __call__(self, index: npt.ArrayLike) -> Floats:
+        """The indices in the other frame."""
+        return self.offset + self.step * np.asarray(index, dtype=np.float64)
+
+    def inverse(self) -> "AxisMap":
+        """The map back."""
+        return AxisMap(-self.offset / self.step, 1.0 / self.step)
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The resampled canonical grid of a volume, and the way between the two.
+
+    Args:
+        shape: voxels along the grid's (x, y, z).
+        affine: 4x4, from grid index to mm in RAS+.
+        axes: the volume's axis that runs along each grid axis.
+        maps: along each grid axis, volume index from grid index (a negative step is a flip).
+        extent: voxels of the volume along each grid axis, that is along `axes`.
+    """
+
+    shape: Index3
+    affine: Affine
+    axes: Index3
+    maps: tuple[AxisMap, AxisMap, AxisMap]
+    extent: Index3
+
+    def from_volume(self, points: npt.ArrayLike) -> Floats:
+        """Continuous grid indices (..., 3) of volume indices (..., 3)."""
+        points = np.asarray(points, dtype=np.float64)
+        return np.stack([m.inverse()(points[..., axis]) for m, axis in zip(self.maps, self.axes, strict=True)], -1)
+
+    def to_volume(self, points: npt.ArrayLike) -> Floats:
+        """Continuous volume indices (..., 3) of grid indices (..., 3)."""
+        points = np.asarray(points, dtype=np.float64)
+        out = np.empty_like(points)
+        for grid_axis, (axis_map, axis) in enumerate(zip(self.maps, self.axes, strict=True)):
+            out[..., axis] = axis_map(points[..., grid_axis])
+        return out
+
+    def voxel_of(self, point: npt.ArrayLike) -> Index3:
+        """The grid voxel that stands for a click at the volume index `point` (3,).
+
+        Quirk kept for compatibility: the published pipeline resamples (nearest) the 3x3x3 cube of voxels
+        around the click and takes the middle of what is left, the upper one of two.
+        """
+        centre = self.from_volume(point)
+        half = np.array([1.5 / abs(m.step) for m in self.maps])
+        below = np.floor(centre - half + TIE)  # the last grid voxel before the cube
+        last = np.floor(centre + half + TIE)
+        x, y, z = np.floor((below + last) / 2 + 1).astype(int).tolist()
+        return x, y, z
+
+
+def canonical_grid(volume: Volume, spacing_mm: float) -> Grid:
+    """Lay a grid of `spacing_mm` over the canonical (closest to RAS+) volume, both with the same centre.
+
+    It has floor(size * spacing / spacing_mm) voxels an axis, at least 1 (design of the published inference).
+    """
+    orientation = nib.orientations.io_orientation(volume.affine)
+    axes = [int(np.flatnonzero(orientation[:, 0] == axis)[0]) for axis in range(3)]
+    maps, sizes = [], []
+    for axis in axes:
+        count, spacing = volume.shape[axis], volume.spacing[axis]
+        # float32, as published: a header's 1.1249999 mm must not cost a voxel.
+        size = max(1, int(np.float32(count * spacing / spacing_mm)))
+        step = spacing_mm / spacing * orientation[axis, 1]
+        maps.append(AxisMap((count - 1) / 2 - step * (size - 1) / 2, step))
+        sizes.append(size)
+    to_volume = np.zeros((4, 4))
+    to_volume[3, 3] = 1
+    for grid_axis, axis in enumerate(axes):
+        to_volume[axis, grid_axis] = maps[grid_axis].step
+        to_volume[axis, 3] = maps[grid_axis].offset
+    return Grid(
+        shape=(sizes[0], sizes[1], sizes[2]),
+        affine=volume.affine @ to_volume,
+        axes=(axes[0], axes[1], axes[2]),
+        maps=(maps[0], maps[1], maps[2]),
+        extent=(volume.shape[axes[0]], volume.shape[axes[1]], volume.shape[axes[2]]),
+    )
+
+
+def crop_affine(grid: Grid, start: Index3) -> Affine:
+    """4x4 from crop index to mm in RAS+, for a crop whose first voxel is the grid's `start`."""
+    affine = grid.affine.copy()
+    affine[:3, 3] += affine[:3, :3] @ np.array(start)
+    return affine
+
+
+def check_inside(volume: Volume, point: npt.ArrayLike) -> Floats:
+    """Return `point` (x, y, z; a continuous volume index) as floats, refusing what is not in the volume."""
+    try:
+        index = np.asarray(point, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise _bad_point(volume, point) from error
+    if index.shape != (3,) or not np.isfinite(index).all():
+        raise _bad_point(volume, point)
+    if (index < -0.5).any() or (index >= np.array(volume.shape) - 0.5).any():
+        raise _bad_point(volume, point)
+    return index
+
+
+def _bad_point(volume: Volume, point: object) -> SamMed3DError:
+    x, y, z = volume.shape
+    return SamMed3DError(
+        ErrorCode.PROMPT_INVALID,
+        f"The point {point} is not a voxel (x, y, z) of this volume of {x} x {y} x {z} voxels.",
+        f"Choose three finite numbers from 0 0 0 to {x - 1} {y - 1} {z - 1}.",
+    )
+
+
+def apply_affine(affine: npt.NDArray[np.floating], points: npt.ArrayLike) -> Floats:
+    """The points (..., 3) mapped by a 4x4 affine."""
+    mapped: Floats = np.asarray(points, dtype=np.float64) @ affine[:3, :3].T + affine[:3, 3]
+    return mapped
+
+
+def from_world(volume: Volume, point_mm: npt.ArrayLike) -> Floats:
+    """Continuous volume index (..., 3) of points in mm, RAS+."""
+    return apply_affine(np.linalg.inv(volume.affine), point_mm)
+
+
+def to_world(volume: Volume, points: npt.ArrayLike) -> Floats:
+    """mm in RAS+ (..., 3) of volume indices (..., 3)."""
+    return apply_affine(volume.affine, points)
+
+
+def extract_crop(volume: Volume, grid: Grid, start: Index3, size: int) -> npt.NDArray[np.float32]:
+    """Resample the cube of `size` grid voxels from `start`, reading only its own window of the volume.
+
+    Linear between voxel centres, clamped at the outermost ones, zero outside the grid. Integer voxels are
+    truncated towards zero once resampled (design of the published inference: it resamples in the
+    volume's own integer type, which keeps values between 0 and 1 out of the statistics). A bool volume,
+    that is a mask, gives the share of it in each voxel.
+
+    Returns:
+        float32 (size, size, size) in grid order (x, y, z); non-finite voxels of the volume stay so.
+    """
+    crop = np.zeros((size, size, size), dtype=np.float32)
+    inside = [slice(max(0, -s), min(size, n - s)) for s, n in zip(start, grid.shape, strict=True)]
+    if any(part.start >= part.stop for part in inside):
+        return crop
+    window: list[slice] = [slice(0)] * 3
+    taps = []
+    for part, s, axis_map, axis, count in zip(inside, start, grid.maps, grid.axes, grid.extent, strict=True):
+        at = np.clip(axis_map(np.arange(part.start, part.stop) + s), 0, count - 1)
+        first, last = int(at.min()), int(np.ceil(at.max()))
+        window[axis] = slice(first, last + 1)
+        taps.append(at - first)
+    values = np.asarray(volume.array[tuple(window)]).transpose(grid.axes)
+    truncate = values.dtype.kind in "iu"
+    for axis, at in enumerate(taps):
+        values = interpolate_axis(values, at, axis)
+    crop[tuple(inside)] = np.trunc(values) if truncate else values
+    return crop
+
+
+def interpolate_axis(values: npt.NDArray[np.generic], at: Floats, axis: int) -> npt.NDArray[np.float32]:
+    """Linear interpolation of `values` at the continuous indices `at` along one axis, float32."""
+    low = np.floor(at).astype(np.intp)
+    high = np.minimum(low + 1, values.shape[axis] - 1)
+    shape = [1] * values.ndim
+    shape[axis] = len(at)
+    weight = (at - low).astype(np.float32).reshape(shape)
+    below = values.take(low, axis).astype(np.float32)
+    above = values.take(high, axis).astype(np.float32)
+    with np.errstate(invalid="ignore"):  # a neighbour that is not finite must not count where its weight is nothing
+        return below + np.where(weight == 0, 0, weight * (above - below))
+
+
+# The viewer's world, mm along (Superior, Posterior, Left), from mm in RAS+.
+RAS_TO_VIEWER = np.array([[0.0, 0, 1, 0], [0, -1, 0, 0], [-1, 0, 0, 0], [0, 0, 0, 1]])
+
+
+@dataclass(frozen=True)
+class DisplayOrder:
+    """How a viewer shows a volume's voxels: its axes permuted, some of them flipped.
+
+    Args:
+        axes: the volume's axis shown as each of the viewer's axes.
+        flips: whether it runs against that axis.
+        shape: of the volume, (x, y, z).
+    """
+
+    axes: Index3
+    flips: tuple[bool, bool, bool]
+    shape: Index3
+
+    def show(self, array: npt.NDArray[T]) -> npt.NDArray[T]:
+        """A view, in the viewer's order, of an array (x, y, z) of the volume's shape."""
+        return array.transpose(self.axes)[tuple(slice(None, None, -1 if flip else None) for flip in self.flips)]
+
+    @property
+    def matrix(self) -> Affine:
+        """4x4 from the volume's index to the index in the shown array."""
+        out = np.zeros((4, 4))
+        out[3, 3] = 1
+        for shown, (axis, flip) in enumerate(zip(self.axes, self.flips, strict=True)):
+            out[shown, axis] = -1 if flip else 1
+            out[shown, 3] = self.shape[axis] - 1 if flip else 0
+        return out
+
+    def to_viewer(self, points: npt.ArrayLike) -> Floats:
+        """Indices (..., 3) in the shown array of volume indices (..., 3)."""
+        return apply_affine(self.matrix, points)
+
+    def to_volume(self, points: npt.ArrayLike) -> Floats:
+        """Volume indices (..., 3) of indices (..., 3) in the shown array."""
+        return apply_affine(np.linalg.inv(self.matrix), points)
+
+    def viewer_affine(self, affine: Affine) -> Affine:
+        """4x4 from index in the shown array to the viewer's world, of the volume's affine."""
+        return RAS_TO_VIEWER @ affine @ np.linalg.inv(self.matrix)
+
+    def volume_affine(self, viewer_affine: Affine) -> Affine:
+        """The inverse of `viewer_affine`: 4x4 from volume index to mm in RAS+."""
+        return np.linalg.inv(RAS_TO_VIEWER) @ viewer_affine @ self.matrix
+
+
+def plain_order(shown_shape: Index3) -> DisplayOrder:
+    """The order of a viewer's array (z, y, x) of which nothing else is known: the volume is its reverse."""
+    return DisplayOrder((2, 1, 0), (False, False, False), (shown_shape[2], shown_shape[1], shown_shape[0]))
+
+
+def display_order(volume: Volume) -> DisplayOrder:
+    """The order nearest to (Superior, Posterior, Left): head up, face up, the patient's left on the screen's right."""
+    orientation = nib.orientations.io_orientation(RAS_TO_VIEWER @ volume.affine)
+    axes = [int(np.flatnonzero(orientation[:, 0] == axis)[0]) for axis in range(3)]
+    flips = [bool(orientation[axis, 1] < 0) for axis in axes]
+    return DisplayOrder((axes[0], axes[1], axes[2]), (flips[0], flips[1], flips[2]), volume.shape)
+
+
+class ShownArray:
+    """A viewer's array seen in the volume's order (x, y, z), read by window only: it may be dask or zarr."""
+
+    def __init__(self, shown: VoxelArray, order: DisplayOrder) -> None:
+        self._shown = shown
+        self._order = order
+        self.shape = order.shape
+        self.dtype = shown.dtype
+
+    def __getitem__(self, key: tuple[slice, slice, slice], /) -> npt.NDArray[Any]:
+        window, flip = [], []
+        for axis, flipped in zip(self._order.axes, self._order.flips, strict=True):
+            start, stop, _ = key[axis].indices(self.shape[axis])
+            count = self.shape[axis]
+            window.append(slice(count - stop, count - start) if flipped else slice(start, stop))
+            flip.append(slice(None, None, -1 if flipped else None))
+        values = np.asarray(self._shown[tuple(window)])[tuple(flip)]
+        return values.transpose(np.argsort(self._order.axes))

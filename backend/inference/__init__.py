@@ -1,0 +1,1 @@
+"""From clicks to masks: predictor, session and what they are made of."""

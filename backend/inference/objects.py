@@ -1,0 +1,84 @@
+"""The label map that objects are kept in: one label each, and no object overwrites another."""
+
+import numpy as np
+import numpy.typing as npt
+
+from backend.errors import ErrorCode, SamMed3DError
+from backend.inference.canvas import EMPTY_PATCH, MaskPatch
+from backend.inference.prompts import History
+
+LABEL_DTYPE = np.uint16
+
+
+class LabelMap:
+    """Objects on the volume's grid, each with its prompts. One is open: it is changed; the others stay as they are.
+
+    Args:
+        shape: of the volume, (x, y, z).
+    """
+
+    def __init__(self, shape: tuple[int, int, int]) -> None:
+        self.array: npt.NDArray[np.uint16] = np.zeros(shape, dtype=LABEL_DTYPE)
+        self.current = 1
+        self._shown: dict[int, MaskPatch] = {}
+        self._histories: dict[int, History] = {}
+
+    @property
+    def history(self) -> History:
+        """The prompts of the open object."""
+        return self._histories.setdefault(self.current, History())
+
+    @property
+    def accepted(self) -> tuple[int, ...]:
+        """The labels of the objects that were accepted."""
+        return tuple(sorted(label for label in self._shown if label != self.current))
+
+    def show(self, patch: MaskPatch) -> None:
+        """Make `patch` the open object, only where no other object is."""
+        self._erase()
+        box = self.array[patch.slices]
+        box[patch.mask & (box == 0)] = self.current
+        self._shown[self.current] = patch
+
+    def _erase(self) -> None:
+        box = self.array[self._shown.get(self.current, EMPTY_PATCH).slices]
+        box[box == self.current] = 0
+
+    def accept(self) -> int:
+        """Keep the open object; open a new one with the next label. Returns the label kept.
+
+        Raises:
+            SamMed3DError: the open object is empty, or the labels are used up.
+        """
+        kept = self.current
+        if not (self.array[self._shown.get(kept, EMPTY_PATCH).slices] == kept).any():
+            raise SamMed3DError(
+                ErrorCode.SESSION_STATE, f"Object {kept} has no voxels to accept.", "Click into a structure first."
+            )
+        following = int(max(self.array.max(), *self._shown)) + 1
+        if following > np.iinfo(LABEL_DTYPE).max:
+            raise SamMed3DError(
+                ErrorCode.SESSION_STATE,
+                f"All {np.iinfo(LABEL_DTYPE).max} labels are used.",
+                "Save these objects and begin a new session.",
+            )
+        self.current = following
+        return kept
+
+    def reopen(self, label: int) -> None:
+        """Make an accepted object the open one again; one that was open and not accepted is erased.
+
+        Raises:
+            SamMed3DError: no object has that label.
+        """
+        if label not in self._shown:
+            raise SamMed3DError(
+                ErrorCode.SESSION_STATE,
+                f"There is no object {label}; there are {sorted(self._shown) or 'none'}.",
+                "Choose the label of an accepted object.",
+            )
+        if label != self.current:
+            self._erase()
+            self._shown.pop(self.current, None)
+            self._histories.pop(self.current, None)
+        self.current = label

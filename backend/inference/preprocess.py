@@ -1,0 +1,46 @@
+"""The intensities that the network sees (published inference: z-normalisation of one crop)."""
+
+import warnings
+
+import numpy as np
+import numpy.typing as npt
+
+from backend.errors import SamMed3DWarning
+
+Crop = npt.NDArray[np.float32]
+
+
+def normalise(crop: Crop) -> Crop:
+    """Subtract the mean and divide by the (unbiased) standard deviation of the voxels > 0 of this crop.
+
+    Non-finite voxels count as 0, the value of the padding. A crop without voxels > 0 (all air) is
+    normalised by all its voxels, a constant one only centred: the output is always finite.
+
+    Args:
+        crop: float32, any shape.
+
+    Warns:
+        SamMed3DWarning: voxels were not finite, or there was nothing to normalise by.
+    """
+    finite = np.isfinite(crop)
+    if not finite.all():
+        count = int(crop.size - np.count_nonzero(finite))
+        _warn(f"{count} of {crop.size} voxels around the click are NaN or infinite; they are taken as 0.")
+        crop = np.where(finite, crop, 0)
+    foreground = crop[crop > 0]
+    if foreground.size < 2:
+        _warn(
+            f"Only {foreground.size} of {crop.size} voxels around the click are above 0; all of them set the contrast."
+        )
+        foreground = crop.ravel()
+    mean = float(foreground.mean(dtype=np.float64))
+    deviation = float(foreground.std(ddof=1, dtype=np.float64))
+    if deviation == 0:
+        _warn(f"The voxels around the click all have the value {mean:g}: there is nothing to see in them.")
+        deviation = 1.0
+    normalised: Crop = ((crop - np.float32(mean)) * np.float32(1 / deviation)).astype(np.float32, copy=False)
+    return normalised
+
+
+def _warn(message: str) -> None:
+    warnings.warn(message, SamMed3DWarning, stacklevel=3)

@@ -1,0 +1,70 @@
+"""Interactive segmentation of several objects in one volume, as a script uses it."""
+
+import numpy as np
+import numpy.typing as npt
+
+from backend.inference.canvas import MaskPatch
+from backend.inference.objects import LabelMap
+from backend.inference.predictor import Predictor
+from backend.inference.prompts import Box, Click, History, InitialMask, Point, Prompt, check_prompt
+from backend.inference.solver import Solver
+
+
+class Session:
+    """Objects in one volume: each an ordered list of prompts with undo and redo, and a label.
+
+    The open object's mask is brought up to date by `segment`; everything else returns at once.
+
+    Args:
+        predictor: model and volume.
+        extend: whether to follow a large object beyond its first window.
+    """
+
+    def __init__(self, predictor: Predictor, extend: bool = True) -> None:
+        self.solver = Solver(predictor, extend)
+        self.objects = LabelMap(predictor.volume.shape)
+
+    @property
+    def history(self) -> History:
+        """The prompts of the open object, to undo, redo and remove."""
+        return self.objects.history
+
+    @property
+    def labels(self) -> npt.NDArray[np.uint16]:
+        """All objects, (x, y, z) on the volume's grid, 0 where there is none; not a copy."""
+        return self.objects.array
+
+    def click(self, point: Point, positive: bool = True) -> None:
+        """Add a click at a volume index (x, y, z)."""
+        self.add(Click(point, positive))
+
+    def box(self, corner: Point, opposite: Point) -> None:
+        """Add a box by two opposite corners (x, y, z)."""
+        self.add(Box(corner, opposite))
+
+    def initial_mask(self, mask: npt.NDArray[np.bool_]) -> None:
+        """Start from a mask (x, y, z) on the volume's grid."""
+        self.add(InitialMask(np.asarray(mask, dtype=bool)))
+
+    def add(self, prompt: Prompt) -> None:
+        """Add any prompt to the open object.
+
+        Raises:
+            SamMed3DError: it is outside the volume, or the object would begin with a negative click.
+        """
+        check_prompt(self.solver.predictor.volume, prompt)
+        self.history.add(prompt)
+
+    def segment(self) -> MaskPatch:
+        """Compute the open object from its prompts, show it in `labels`, and return it."""
+        patch = self.solver.predictor.paint(self.solver.final(self.history.prompts))
+        self.objects.show(patch)
+        return patch
+
+    def accept(self) -> int:
+        """Keep the open object and open a new one; returns the label kept."""
+        return self.objects.accept()
+
+    def reopen(self, label: int) -> None:
+        """Open an accepted object again, with its prompts and their history."""
+        self.objects.reopen(label)

@@ -1,0 +1,80 @@
+"""The sizes that fix one SAM-Med3D network; free of torch, so that it is cheap to import."""
+
+from dataclasses import dataclass, fields
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Sizes of a SAM-Med3D network (SAM-Med3D paper, section 3; the defaults are its `vit_b_ori`).
+
+    Attributes:
+        image_size: voxels an axis of the cubic input.
+        patch_size: voxels an axis of one token.
+        width: channels of an image token.
+        depth: number of encoder blocks.
+        heads: attention heads of an encoder block.
+        mlp_ratio: hidden width of an encoder MLP, as a multiple of `width`.
+        window: tokens an axis of an attention window, in the blocks that are not global.
+        global_blocks: indices of the encoder blocks whose attention sees the whole grid.
+        prompt_width: channels of the image embedding, the prompts and the mask decoder.
+        decoder_depth: number of two-way blocks of the mask decoder.
+        decoder_heads: attention heads of the mask decoder.
+        decoder_mlp: hidden width of a two-way block's MLP.
+        box_prompts: whether there are embeddings of the two corners of a box.
+
+    Raises:
+        ValueError: if the sizes do not fit each other.
+    """
+
+    image_size: int = 128
+    patch_size: int = 16
+    width: int = 768
+    depth: int = 12
+    heads: int = 12
+    mlp_ratio: float = 4.0
+    window: int = 14
+    global_blocks: tuple[int, ...] = (2, 5, 8, 11)
+    prompt_width: int = 384
+    decoder_depth: int = 2
+    decoder_heads: int = 8
+    decoder_mlp: int = 2048
+    box_prompts: bool = False
+
+    def __post_init__(self) -> None:
+        self._check_positive()
+        self._check_divides("patch_size", self.patch_size, "image_size", self.image_size)
+        self._check_divides("heads", self.heads, "width", self.width)
+        # Sin, cos and sin of each frequency fill the prompt width; the decoder's upscaling divides it by 8;
+        # its cross attentions halve it before they part it among the heads.
+        self._check_divides("3", 3, "prompt_width", self.prompt_width)
+        self._check_divides("8", 8, "prompt_width", self.prompt_width)
+        self._check_divides("2 * decoder_heads", 2 * self.decoder_heads, "prompt_width", self.prompt_width)
+        if not set(self.global_blocks) <= set(range(self.depth)):
+            raise ValueError(f"global_blocks {self.global_blocks} must lie within 0..{self.depth - 1}")
+
+    def _check_positive(self) -> None:
+        for field in fields(self):
+            if field.type in (int, float) and getattr(self, field.name) <= 0:
+                raise ValueError(f"{field.name} must be positive, not {getattr(self, field.name)}")
+
+    @staticmethod
+    def _check_divides(part: str, part_size: int, whole: str, whole_size: int) -> None:
+        if whole_size % part_size:
+            raise ValueError(f"{whole} {whole_size} must be a multiple of {part} ({part_size})")
+
+    @property
+    def grid(self) -> int:
+        """Tokens an axis."""
+        return self.image_size // self.patch_size
+
+    @property
+    def logits_size(self) -> int:
+        """Voxels an axis of the mask logits, both those that are predicted and those given as a prompt."""
+        return 4 * self.grid
+
+
+VIT_B_ORI = ModelConfig()
+"""The published network: 100.5 M parameters."""
+
+SMALL = ModelConfig(image_size=64, width=48, depth=4, heads=4, global_blocks=(1, 3), prompt_width=48)
+"""The same network in small, for tests and for a first try on a laptop."""

@@ -1,0 +1,146 @@
+"""The published weights by name, and where they lie on this computer. Imports no torch."""
+
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+from threading import Event
+
+from platformdirs import user_cache_dir
+
+from backend.errors import ErrorCode, SamMed3DError
+from backend.models.config import VIT_B_ORI, ModelConfig
+from backend.models.download import HubFile, Progress, fetch, verify
+
+WEIGHTS_SUFFIXES = frozenset({".pth", ".pt", ".safetensors"})
+
+_REPOSITORY = "blueyo0/SAM-Med3D"
+_WITH_BOXES = replace(VIT_B_ORI, box_prompts=True)
+
+
+@dataclass(frozen=True)
+class ZooEntry:
+    """A published file of weights.
+
+    Args:
+        name: what a user calls it, in scripts and settings.
+        title: what a menu shows.
+        config: the network it fits.
+        hub: where it comes from. No commit of the hub is known here, so `revision` is a branch; the first
+            download resolves it to a commit, and the sidecar of the download pins that one from then on.
+        licence: SPDX name; it is the licence of the published code, whose readme names no other for the weights.
+        trained_for: what it was trained on and which prompts it knows, in a sentence.
+    """
+
+    name: str
+    title: str
+    config: ModelConfig
+    hub: HubFile
+    licence: str
+    trained_for: str
+
+
+def _published(name: str, title: str, config: ModelConfig, trained_for: str) -> ZooEntry:
+    return ZooEntry(name, title, config, HubFile(_REPOSITORY, f"{name}.pth"), "Apache-2.0", trained_for)
+
+
+_ENTRIES = {
+    entry.name: entry
+    for entry in (
+        _published(
+            "sam_med3d_turbo",
+            "SAM-Med3D-turbo",
+            VIT_B_ORI,
+            "Clicks; trained on SA-Med3D-140K, then fine-tuned on 44 public data sets of CT, MR and more.",
+        ),
+        _published(
+            "sam_med3d_turbo_bbox_init",
+            "SAM-Med3D-turbo, boxes not trained",
+            _WITH_BOXES,
+            "SAM-Med3D-turbo with random box embeddings: a start for fine-tuning, for clicks the same as turbo.",
+        ),
+        _published(
+            "sam_med3d_turbo_cvpr_coreset",
+            "SAM-Med3D-turbo, CVPR 2025 coreset",
+            _WITH_BOXES,
+            "Clicks and boxes; fine-tuned on the tenth of the CVPR 2025 challenge data that is its coreset.",
+        ),
+        _published(
+            "sam_med3d_turbo_cvpr_alldata",
+            "SAM-Med3D-turbo, CVPR 2025 all data",
+            _WITH_BOXES,
+            "Clicks and boxes; fine-tuned on all of the CVPR 2025 challenge data.",
+        ),
+    )
+}
+
+
+def names() -> tuple[str, ...]:
+    """The known names, the recommended one first."""
+    return tuple(_ENTRIES)
+
+
+def entry(name: str) -> ZooEntry:
+    """The entry of that name.
+
+    Raises:
+        SamMed3DError: MODEL_UNKNOWN, with the names there are.
+    """
+    if name not in _ENTRIES:
+        raise SamMed3DError(
+            ErrorCode.MODEL_UNKNOWN,
+            f"There is no model named {name!r}.",
+            f"Choose one of {', '.join(names())}, or give the path of a .pth, .pt or .safetensors file.",
+        )
+    return _ENTRIES[name]
+
+
+def cached_path(name: str) -> Path:
+    """Where the weights of that name lie, or would lie, on this computer.
+
+    The environment variable NAPARI_SAMED3D_CACHE replaces the user's cache folder.
+    """
+    cache = os.environ.get("NAPARI_SAMED3D_CACHE") or user_cache_dir("napari-samed3d")
+    return Path(cache).expanduser() / "weights" / entry(name).hub.filename
+
+
+def is_available(name: str) -> bool:
+    """Whether the weights of that name are here already; asks no network."""
+    return cached_path(name).is_file()
+
+
+def find_weights(
+    name_or_path: str | Path, download: bool = True, progress: Progress | None = None, cancel: Event | None = None
+) -> Path:
+    """The file of weights: a path as given, else the cached file of that name, else a download of it.
+
+    Args:
+        name_or_path: one of `names()`, or a file; what ends in .pth, .pt or .safetensors is always a file.
+        download: whether the network may be asked.
+        progress: called with (bytes so far, bytes in all) while downloading.
+        cancel: set it to stop a download.
+
+    Raises:
+        SamMed3DError: FILE_MISSING, MODEL_UNKNOWN, DOWNLOAD_CHANGED (the cached file is not the one that was
+            downloaded), DOWNLOAD_FAILED and the others of `download.fetch`.
+    """
+    path = Path(name_or_path).expanduser()
+    if path.is_file():
+        return path
+    if path.suffix.lower() in WEIGHTS_SUFFIXES:
+        raise SamMed3DError(ErrorCode.FILE_MISSING, f"There is no file {path}.", "Check the path of the weights.")
+    return _named_weights(entry(str(name_or_path)), download, progress, cancel)
+
+
+def _named_weights(model: ZooEntry, download: bool, progress: Progress | None, cancel: Event | None) -> Path:
+    path = cached_path(model.name)
+    if path.is_file():
+        verify(path)
+    elif download:
+        fetch(model.hub, path, progress, cancel)
+    else:
+        raise SamMed3DError(
+            ErrorCode.DOWNLOAD_FAILED,
+            f"The weights of {model.name} are not on this computer, and downloading is switched off.",
+            f"Allow the download, or put the file from {model.hub.url()} at {path}, or give its path.",
+        )
+    return path

@@ -1,0 +1,126 @@
+"""Click into a volume from the command line: `python -m backend.predict IMAGE --point I J K -o MASK`."""
+
+import argparse
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from backend.errors import ErrorCode, SamMed3DError, SamMed3DWarning
+from backend.geometry import from_world
+from backend.inference.engine import Engine
+from backend.inference.loading import AUTO, REGION, UNTRAINED, load_engine, model_names, resolve
+from backend.inference.predictor import Predictor
+from backend.inference.prompts import Box, Click, InitialMask, Point, Prompt
+from backend.inference.session import Session
+from backend.io import read_volume, write_mask
+from backend.volume import Volume
+
+
+class AddClick(argparse.Action):
+    """Collect the clicks of all four options in one list, in the order in which they were given."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,  # noqa: ARG002 - argparse's signature
+        namespace: argparse.Namespace,
+        values: object,
+        option_string: str | None = None,
+    ) -> None:
+        """Called by argparse for each click."""
+        clicks = [*(getattr(namespace, self.dest) or []), (option_string, values)]
+        setattr(namespace, self.dest, clicks)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line's options."""
+    out = argparse.ArgumentParser(prog="python -m backend.predict", description=__doc__)
+    add = out.add_argument
+    add("image", type=Path, help="NIfTI, NRRD, MHA, TIFF, or a folder with a DICOM series")
+    for option, what in (("--point", "on the object"), ("--negative", "on what is not the object")):
+        for suffix, metavar, unit in (("", "IJK", "as voxel indices from 0"), ("-mm", "XYZ", "in mm, RAS+")):
+            text = f"a click {what}, {unit}; may be repeated, and the order counts"
+            add(option + suffix, dest="clicks", action=AddClick, nargs=3, type=float, metavar=tuple(metavar), help=text)
+    add("--box", nargs=6, type=float, metavar=("I", "J", "K", "I2", "J2", "K2"), help="two opposite corners around it")
+    add("--initial-mask", type=Path, metavar="MASK", help="a mask on the image's grid to start from")
+    add("-o", "--output", type=Path, required=True, metavar="MASK", help="the mask's file, on the image's own grid")
+    add("--model", default=AUTO, help=f"{', '.join(model_names())}, or a .pth or .safetensors file (default: auto)")
+    add("--device", default="auto", choices=("auto", "cuda", "mps", "cpu"))
+    add("--precision", default="auto", choices=("auto", "float32", "bfloat16"))
+    add("--frame", type=int, help="which frame of a 4-D image, from 0")
+    add("--no-extend", action="store_true", help="stay in the first window, even where the object goes on")
+    return out
+
+
+def run(options: argparse.Namespace) -> None:
+    """Read, segment, write."""
+    volume = read_volume(options.image, options.frame)
+    prompts = collect_prompts(options, volume)
+    if resolve(options.model) == REGION and options.model != REGION:
+        print(UNTRAINED, file=sys.stderr)
+    engine = load_with_bar(options)
+    session = Session(Predictor(engine, volume), extend=not options.no_extend)
+    for prompt in prompts:
+        session.add(prompt)
+    session.segment()
+    write_mask(options.output, session.labels, volume)
+    voxels = int(np.count_nonzero(session.labels))
+    millilitres = voxels * abs(np.linalg.det(volume.affine[:3, :3])) / 1000
+    print(f"{options.output}: {voxels} voxels, {millilitres:.3f} ml, by {resolve(options.model)}")
+
+
+def collect_prompts(options: argparse.Namespace, volume: Volume) -> list[Prompt]:
+    """An initial mask first, then a box, then the clicks in their order."""
+    prompts: list[Prompt] = []
+    if options.initial_mask is not None:
+        prompts.append(InitialMask(np.asarray(read_volume(options.initial_mask).array) != 0))
+    if options.box is not None:
+        prompts.append(Box(point(options.box[:3]), point(options.box[3:])))
+    for option, values in options.clicks or []:
+        index = from_world(volume, values).tolist() if option.endswith("-mm") else values
+        prompts.append(Click(point(index), option.startswith("--point")))
+    if not prompts:
+        raise SamMed3DError(
+            ErrorCode.PROMPT_NEEDS_POSITIVE,
+            "There is no prompt.",
+            "Give at least one --point I J K, --point-mm X Y Z, --box or --initial-mask.",
+        )
+    return prompts
+
+
+def point(values: Sequence[float]) -> Point:
+    """Three numbers as a point."""
+    x, y, z = values
+    return x, y, z
+
+
+def load_with_bar(options: argparse.Namespace) -> Engine:
+    """Load the model, with a progress bar on standard error while it is downloaded."""
+    with tqdm(unit="B", unit_scale=True, unit_divisor=1024, leave=False, disable=None) as bar:
+
+        def progress(done: int, total: int | None) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        return load_engine(options.model, options.device, options.precision, progress)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command; returns its exit status: 0, or 2 for what the user can mend."""
+    options = parser().parse_args(arguments)
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", SamMed3DWarning)
+        warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
+        try:
+            run(options)
+        except SamMed3DError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,441 @@
+"""What the window does: prompts from Points layers, requests to the model thread, masks into the Labels layer.
+
+It knows the viewer and its layers, but no widget; a view listens to `changed` and calls the methods.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from napari.layers import Image, Labels, Points
+from napari.qt.threading import create_worker
+from napari.utils import progress
+from napari.utils.notifications import notification_manager, show_error
+from psygnal import Signal
+from qtpy.QtCore import QTimer
+
+from backend.errors import ErrorCode, SamMed3DError
+from backend.geometry import check_inside
+from backend.inference.canvas import EMPTY_PATCH
+from backend.inference.objects import LabelMap
+from backend.inference.prompts import Click
+from backend.io import write_mask
+from napari_samed3d.frames import METADATA_KEY, Frame, frame_of, layer_point, same_place, volume_index
+from napari_samed3d.picking import first_voxel_above
+from napari_samed3d.worker import Answer, Failure, ModelChoice, ModelThread, Request
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from napari.components import ViewerModel
+    from napari.layers import Layer
+
+POSITIVE, NEGATIVE = True, False
+COLOURS = {POSITIVE: "#2ecc40", NEGATIVE: "#ff4136"}
+NAMES = {POSITIVE: "positive clicks", NEGATIVE: "negative clicks"}
+POINT_SIZE_MM = 5.0
+
+Row = tuple[float, ...]
+
+
+@dataclass(eq=False)
+class Workspace:
+    """One image, its objects, and the layers that show them."""
+
+    image: Image
+    frame: Frame
+    objects: LabelMap
+    labels: Labels
+    points: dict[bool, Points]
+    # The points that are prompts already, by their row in the layer's data.
+    known: dict[bool, dict[Row, Click]] = field(default_factory=lambda: {POSITIVE: {}, NEGATIVE: {}})
+
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        """All layers of it, the image first."""
+        return (self.image, self.labels, self.points[NEGATIVE], self.points[POSITIVE])
+
+
+class Controller:
+    """Interactive segmentation in one viewer.
+
+    Args:
+        viewer: where the layers are.
+        choice: model and device to begin with.
+    """
+
+    changed = Signal()
+    """Something that a view shows is no longer what it was."""
+
+    def __init__(self, viewer: ViewerModel, choice: ModelChoice) -> None:
+        self.viewer = viewer
+        self.choice = choice
+        self.auto_run = True
+        self.extend = True
+        self.threshold = 0.0
+        self.message = "Choose an image layer."
+        self.busy = False
+        self.workspace: Workspace | None = None
+        self._workspaces: list[Workspace] = []
+        self._generation = 0
+        self._ray: tuple[Any, Any, list[int]] | None = None
+        self._showing = False
+        self._syncing = False
+        self._bar: progress | None = None
+        self._thread = ModelThread()
+        self._thread.answered.connect(self._on_answer)
+        self._thread.failed.connect(self._on_failure)
+        self._thread.loading.connect(self._on_loading)
+        viewer.layers.events.removed.connect(self._on_layer_removed)
+        viewer.mouse_drag_callbacks.append(self._remember_ray)
+
+    # --- the image and its layers
+
+    def use_image(self, image: Image | None) -> None:
+        """Work on that image: with the layers it had before, or with new ones."""
+        if image is None or (self.workspace is not None and self.workspace.image is image):
+            return
+        self._give_up()
+        try:
+            self.workspace = next((w for w in self._workspaces if w.image is image), None) or self._open(image)
+        except SamMed3DError as error:
+            self.workspace = None
+            self._report(error)
+            return
+        low, high = image.contrast_limits
+        self.threshold = (low + high) / 2
+        self.viewer.layers.selection.active = self.workspace.points[POSITIVE]
+        self._say("Click into a structure.")
+
+    def _open(self, image: Image) -> Workspace:
+        frame = frame_of(image)
+        objects = LabelMap(frame.volume.shape)
+        placement = {METADATA_KEY: image.metadata[METADATA_KEY]} if METADATA_KEY in image.metadata else {}
+        labels = Labels(
+            frame.order.show(objects.array), name=f"{image.name} objects", metadata=placement, **same_place(image)
+        )
+        self.viewer.add_layer(labels)
+        points = {kind: self._add_points(image, kind) for kind in (NEGATIVE, POSITIVE)}
+        workspace = Workspace(image, frame, objects, labels, points)
+        image.events.data.connect(self._on_image_data)
+        self._workspaces.append(workspace)
+        return workspace
+
+    def _add_points(self, image: Image, kind: bool) -> Points:
+        layer = Points(
+            np.empty((0, 3)),
+            name=f"{image.name} {NAMES[kind]}",
+            face_color=COLOURS[kind],
+            border_color="white",
+            size=POINT_SIZE_MM / float(np.abs(image.scale).min()),
+            projection_mode="rescale_spherical",
+            **same_place(image),
+        )
+        self.viewer.add_layer(layer)
+        layer.mode = "add"
+        layer.events.data.connect(self._on_points)
+        return layer
+
+    def _on_image_data(self) -> None:
+        """The image's voxels were replaced: everything known of it is void."""
+        workspace = self.workspace
+        if workspace is not None:
+            self.close_workspace(workspace)
+            self.use_image(workspace.image)
+
+    def _on_layer_removed(self, event: Any) -> None:
+        """Deleted clicks are no longer prompts; without its image or its objects a workspace ends."""
+        workspace = next((w for w in self._workspaces if event.value in w.layers), None)
+        if workspace is None:
+            return
+        if event.value in workspace.points.values():
+            # Later, since the whole layer list may be on its way out.
+            QTimer.singleShot(0, lambda: self._restore_points(workspace))
+        else:
+            self.close_workspace(workspace)
+
+    def _restore_points(self, workspace: Workspace) -> None:
+        """Put empty Points layers in the place of deleted ones."""
+        for kind, layer in workspace.points.items():
+            if workspace in self._workspaces and layer not in self.viewer.layers:
+                workspace.known[kind] = {}
+                workspace.points[kind] = self._add_points(workspace.image, kind)
+                self._on_points()
+
+    def close_workspace(self, workspace: Workspace) -> None:
+        """Let go of an image: its clicks go, its objects stay in their layer."""
+        self._workspaces.remove(workspace)
+        for layer in workspace.points.values():
+            layer.events.data.disconnect(self._on_points)
+            if layer in self.viewer.layers:
+                self.viewer.layers.remove(layer)
+        workspace.image.events.data.disconnect(self._on_image_data)
+        if self.workspace is workspace:
+            self._give_up()
+            self.workspace = None
+            self._say("Choose an image layer.")
+
+    def close(self) -> None:
+        """End the model thread and let go of the viewer."""
+        self._thread.close()
+        self.viewer.layers.events.removed.disconnect(self._on_layer_removed)
+        if self._remember_ray in self.viewer.mouse_drag_callbacks:
+            self.viewer.mouse_drag_callbacks.remove(self._remember_ray)
+        self._workspaces.clear()
+        self.workspace = None
+
+    # --- clicks
+
+    def next_kind(self) -> bool:
+        """Whether the next click is positive: the negative layer has to be the active one for it not to be."""
+        workspace = self.workspace
+        return workspace is None or self.viewer.layers.selection.active is not workspace.points[NEGATIVE]
+
+    def set_next_kind(self, kind: bool) -> None:
+        """Make the next click positive or negative."""
+        if self.workspace is not None:
+            layer = self.workspace.points[kind]
+            self.viewer.layers.selection.active = layer
+            layer.mode = "add"
+            self.changed.emit()
+
+    def toggle_kind(self) -> None:
+        """Make the next click the other kind."""
+        self.set_next_kind(not self.next_kind())
+
+    def _remember_ray(self, _viewer: ViewerModel, event: Any) -> None:
+        """Where a mouse press in the 3D view looks along; the point that napari then adds lies anywhere on it."""
+        is_3d = len(event.dims_displayed) == 3
+        self._ray = (event.position, event.view_direction, list(event.dims_displayed)) if is_3d else None
+
+    def _on_points(self) -> None:
+        """Take up what changed in a Points layer, but after napari is done with changing it; once for a storm."""
+        if not self._showing and not self._syncing:
+            self._syncing = True
+            QTimer.singleShot(0, self._sync)
+
+    def _sync(self) -> None:
+        self._syncing = False
+        workspace = self.workspace
+        if workspace is None:
+            return
+        try:
+            prompts = self._read_points(workspace)
+            if prompts == workspace.objects.history.prompts:
+                return
+            workspace.objects.history.edit(prompts)
+        except SamMed3DError as error:
+            self._report(error)
+            return
+        finally:
+            self._show_points(workspace)
+        self._prompts_changed()
+
+    def _read_points(self, workspace: Workspace) -> tuple[Click, ...]:
+        """The clicks in their order: those known that are still there, then the new ones."""
+        rows = {kind: [tuple(row) for row in layer.data.tolist()] for kind, layer in workspace.points.items()}
+        kept = {c for kind, known in workspace.known.items() for row, c in known.items() if row in set(rows[kind])}
+        clicks = [c for c in workspace.objects.history.prompts if c in kept]
+        for kind, layer in workspace.points.items():
+            for row in rows[kind]:
+                if row in workspace.known[kind]:
+                    continue
+                try:
+                    clicks.append(self._new_click(workspace, layer, kind, row))
+                except SamMed3DError as error:  # this click is refused, the others stay
+                    self._report(error)
+        return tuple(clicks)
+
+    def _new_click(self, workspace: Workspace, layer: Points, kind: bool, row: Row) -> Click:
+        if self._ray is not None:
+            hit = first_voxel_above(workspace.image, *self._ray, self.threshold)
+            if hit is None:
+                raise SamMed3DError(
+                    ErrorCode.PROMPT_INVALID,
+                    f"Nothing above {self.threshold:g} lies under this click.",
+                    "Click on the image, or lower the threshold for 3D clicks.",
+                )
+            index = workspace.frame.order.to_volume(hit)
+        else:
+            index = volume_index(workspace.image, workspace.frame, layer, row)
+        x, y, z = check_inside(workspace.frame.volume, index).tolist()
+        return Click((x, y, z), kind)
+
+    def _show_points(self, workspace: Workspace) -> None:
+        """Make the Points layers show the prompts, no more and no less."""
+        self._showing, self._ray = True, None
+        try:
+            for kind, layer in workspace.points.items():
+                clicks = [p for p in workspace.objects.history.prompts if isinstance(p, Click) and p.positive is kind]
+                rows = [layer_point(workspace.image, workspace.frame, layer, c.point) for c in clicks]
+                if layer.data.tolist() != [row.tolist() for row in rows]:
+                    layer.data = np.reshape(rows, (-1, 3))
+                shown = [tuple(row) for row in layer.data.tolist()]
+                workspace.known[kind] = dict(zip(shown, clicks, strict=True))
+        finally:
+            self._showing = False
+
+    # --- asking the model
+
+    def _prompts_changed(self) -> None:
+        workspace = self.workspace
+        if workspace is None:
+            return
+        if not workspace.objects.history.prompts:
+            self._give_up()
+            self._show(EMPTY_PATCH)
+            self._say("Click into a structure.")
+        elif self.auto_run:
+            self.run()
+        else:
+            self._ask(prepare=True)
+
+    def use_model(self, choice: ModelChoice) -> None:
+        """Answer with another model from now on; the open object is computed anew."""
+        if choice != self.choice:
+            self.choice = choice
+            self._prompts_changed()
+
+    def run(self) -> None:
+        """Compute the open object from its clicks."""
+        if self.workspace is not None and self.workspace.objects.history.prompts:
+            self._ask()
+
+    def _ask(self, *, prepare: bool = False) -> None:
+        workspace = self.workspace
+        if workspace is None:
+            return
+        self._generation += 1
+        self._set_busy(True)
+        prompts = workspace.objects.history.prompts
+        self._thread.submit(
+            Request(self._generation, self.choice, workspace.frame.volume, prompts, self.extend, prepare)
+        )
+        self._say("Looking at the image ..." if prepare else "Segmenting ...")
+
+    def cancel(self) -> None:
+        """Give up what is being computed; the mask stays as far as it came."""
+        if self.busy:
+            self._give_up()
+            self._say("Cancelled.")
+
+    def _give_up(self) -> None:
+        self._generation += 1
+        self._thread.cancel(self._generation)
+        self._set_busy(False)
+
+    def _on_answer(self, answer: Answer) -> None:
+        if answer.generation != self._generation:
+            return
+        if answer.patch is not None:
+            self._show(answer.patch)
+        self._set_busy(not answer.final)
+        windows = f"{answer.windows} windows" if answer.windows > 1 else "one window"
+        self._say(
+            f"Object {self.current}: {windows}." if answer.final else f"Object {self.current}: {windows} so far ..."
+        )
+
+    def _on_failure(self, failure: Failure) -> None:
+        if failure.generation == self._generation:
+            self._set_busy(False)
+            self._report(failure.error)
+
+    def _on_loading(self, generation: int, done: int, total: int | None) -> None:
+        if generation == self._generation:
+            size = f" of {total / 1e6:.0f}" if total else ""
+            if self._bar is not None:
+                self._bar.total = total or 0
+                self._bar.update(done - self._bar.n)
+            self._say(f"Downloading the weights: {done / 1e6:.0f}{size} MB")
+
+    # --- objects
+
+    @property
+    def current(self) -> int:
+        """The label of the open object, 0 if there is no image."""
+        return self.workspace.objects.current if self.workspace else 0
+
+    def _show(self, patch: Any) -> None:
+        if self.workspace is not None:
+            self.workspace.objects.show(patch)
+            self.workspace.labels.refresh()
+
+    def undo(self) -> None:
+        """Go back by one click (or one change of a click)."""
+        self._step("undo")
+
+    def redo(self) -> None:
+        """Go forward by one undone click."""
+        self._step("redo")
+
+    def _step(self, name: str) -> None:
+        if self.workspace is not None:
+            getattr(self.workspace.objects.history, name)()
+            self._show_points(self.workspace)
+            self._prompts_changed()
+
+    def reset(self) -> None:
+        """Take all clicks of the open object away; undo brings them back."""
+        if self.workspace is not None:
+            self.workspace.objects.history.edit(())
+            self._show_points(self.workspace)
+            self._prompts_changed()
+
+    def accept(self) -> None:
+        """Keep the open object and begin the next."""
+        self._change_object(lambda objects: objects.accept())
+
+    def reopen(self, label: int) -> None:
+        """Open an accepted object again, with its clicks."""
+        self._change_object(lambda objects: objects.reopen(label))
+
+    def _change_object(self, change: Callable[[LabelMap], object]) -> None:
+        workspace = self.workspace
+        if workspace is None:
+            return
+        try:
+            change(workspace.objects)
+        except SamMed3DError as error:
+            self._report(error)
+            return
+        self._give_up()
+        workspace.labels.refresh()
+        workspace.labels.selected_label = workspace.objects.current
+        self._show_points(workspace)
+        self._say(f"Object {self.current}: click into it.")
+
+    def save(self, path: Path) -> None:
+        """Write all objects on the image's own grid; in a thread, for a large mask takes seconds to compress."""
+        workspace = self.workspace
+        if workspace is None:
+            return
+        writer = create_worker(write_mask, path, workspace.objects.array.copy(), workspace.frame.volume)
+        writer.returned.connect(lambda _: self._say(f"Saved {path}."))
+        writer.errored.connect(self._report)
+        writer.start()
+
+    # --- what the person sees
+
+    def _say(self, message: str) -> None:
+        self.message = message
+        self.changed.emit()
+
+    def _set_busy(self, busy: bool) -> None:
+        """Show in napari's activity dock that the model is at work."""
+        self.busy = busy
+        if busy and self._bar is None:
+            self._bar = progress(total=0, desc="SAM-Med3D")
+        elif not busy and self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+    def _report(self, error: Exception) -> None:
+        """Tell the user what to mend; anything that is not theirs to mend is shown as the defect it is."""
+        self._say(error.problem if isinstance(error, SamMed3DError) else f"{type(error).__name__}: {error}")
+        if isinstance(error, SamMed3DError):
+            show_error(str(error))
+        else:
+            notification_manager.receive_error(type(error), error, error.__traceback__)

@@ -1,0 +1,32 @@
+"""A click in the 3D view: the first voxel along its ray that is bright enough."""
+
+import numpy as np
+import numpy.typing as npt
+from napari.layers import Image
+
+# Half a voxel, so that no voxel on the way is stepped over by more than its corner.
+STEP = 0.5
+
+
+def first_voxel_above(
+    image: Image, position: npt.ArrayLike, direction: npt.ArrayLike, dims_displayed: list[int], threshold: float
+) -> npt.NDArray[np.float64] | None:
+    """Data index of the first voxel above `threshold` on the ray from `position` along `direction` (world).
+
+    None if the ray misses the image, or meets nothing above the threshold.
+    """
+    start, end = image.get_ray_intersections(position, direction, dims_displayed)
+    if start is None or end is None:
+        return None
+    data = image.data[0] if image.multiscale else image.data
+    count = max(2, int(np.ceil(np.linalg.norm(end - start) / STEP)) + 1)
+    ray = np.linspace(start, end, count)
+    voxels = np.clip(np.rint(ray).astype(int), 0, np.array(data.shape) - 1)
+    if isinstance(data, np.ndarray):
+        values = data[tuple(voxels.T)]
+    else:  # lazy arrays are read by window: one slab around the ray
+        low, high = voxels.min(axis=0), voxels.max(axis=0) + 1
+        slab = np.asarray(data[tuple(slice(a, b) for a, b in zip(low, high, strict=True))])
+        values = slab[tuple((voxels - low).T)]
+    above = np.flatnonzero(values > threshold)
+    return voxels[above[0]].astype(np.float64) if len(above) else None

@@ -1,0 +1,37 @@
+"""What the window says: tooltips, buttons and keys in one place."""
+
+import textwrap
+
+TOOLTIPS = {
+    "image": "The image layer to segment: three axes, one intensity a voxel.",
+    "model": "What answers the clicks. A name that is not on this computer yet is downloaded when it is first used.",
+    "weights": "The path of a .pth or .safetensors file.",
+    "device": "Where the model runs. Auto takes a GPU if there is one.",
+    "auto run": "If off, clicks are collected until you press 'run'; the image is looked at in the meantime.",
+    "follow": "Where an object reaches the edge of its window, look half a window further, and so on.",
+    "3D clicks hit above": "In the 3D view a click goes to the first voxel along its ray that is brighter than this.",
+    "next click": "What the next click says: this is the object, or this is not. Key: T.",
+    "object": "The object that clicks change. Choose an accepted one to correct it.",
+}
+
+BUTTONS = {
+    "undo": "Take the last click back, or the last change of a click. Key: Ctrl+Z.",
+    "redo": "Bring back what was undone. Key: Ctrl+Shift+Z.",
+    "reset": "Take all clicks of this object away; undo brings them back.",
+    "accept": "Keep this object and begin the next one. Accepted objects are never overwritten. Key: N.",
+    "run": "Segment now.",
+    "cancel": "Stop; the mask stays as far as it came.",
+    "save ...": "Write all objects as one label file on the image's own grid.",
+}
+
+KEYS = {
+    "T": "toggle_kind",
+    "N": "accept",
+    "Control-Z": "undo",
+    "Control-Shift-Z": "redo",
+}
+
+
+def wrap(text: str) -> str:
+    """The text in lines that fit a dock widget."""
+    return textwrap.fill(text, 48)

@@ -1,0 +1,174 @@
+"""The dock widget: what the controller knows, shown, and what the person wants, passed on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from magicgui.widgets import (
+    CheckBox,
+    ComboBox,
+    Container,
+    FloatSlider,
+    Label,
+    LineEdit,
+    PushButton,
+    RadioButtons,
+)
+from magicgui.widgets.bases import ValueWidget
+from napari.layers import Image
+from qtpy.QtWidgets import QFileDialog, QVBoxLayout, QWidget
+
+from backend.inference.loading import AUTO, REGION, UNTRAINED, model_names, resolve
+from napari_samed3d import texts
+from napari_samed3d.controller import NEGATIVE, POSITIVE, Controller
+from napari_samed3d.settings import segment_settings
+from napari_samed3d.worker import ModelChoice
+
+if TYPE_CHECKING:
+    import napari
+
+FROM_FILE = "from a file ..."
+DEVICES = ("auto", "cpu", "cuda", "mps")
+KINDS = {"positive": POSITIVE, "negative": NEGATIVE}
+SAVE_FILTER = "NIfTI (*.nii.gz *.nii);;NRRD (*.nrrd);;MetaImage (*.mha);;OME-TIFF (*.ome.tif)"
+
+
+class SegmentWidget(QWidget):
+    """Segment by clicks in the image layers of a viewer.
+
+    Args:
+        napari_viewer: given by napari.
+    """
+
+    def __init__(self, napari_viewer: napari.Viewer) -> None:
+        super().__init__()
+        self._viewer = napari_viewer
+        self._settings = segment_settings()
+        self.controller = Controller(napari_viewer, ModelChoice(self._settings.model, self._settings.device))
+        self.controller.auto_run = self._settings.auto_run
+        self.controller.extend = self._settings.extend
+        self._make_fields()
+        self._make_buttons()
+        form = Container[Any](widgets=[*self._fields, *self._rows, self.status], labels=True)
+        self.setLayout(QVBoxLayout())
+        self.layout().addWidget(form.native)
+        self._connect()
+        self._bind_keys()
+        self.controller.changed.connect(self._refresh)
+        napari_viewer.layers.selection.events.active.connect(self._refresh)
+        self.destroyed.connect(self.controller.close)
+        self._choose_first_image()
+        self._refresh()
+
+    def _make_fields(self) -> None:
+        self.image = ComboBox(label="image", choices=self._images)
+        known = self._settings.model in model_names()
+        self.model = ComboBox(
+            label="model", choices=(*model_names(), FROM_FILE), value=self._settings.model if known else FROM_FILE
+        )
+        self.weights = LineEdit(label="weights", value="" if known else self._settings.model, visible=not known)
+        self.device = ComboBox(label="device", choices=DEVICES, value=self._settings.device)
+        self.auto_run = CheckBox(label="auto run", text="segment at every click", value=self._settings.auto_run)
+        self.follow = CheckBox(label="follow", text="follow large objects", value=self._settings.extend)
+        self.threshold = FloatSlider(label="3D clicks hit above", min=0, max=1)
+        self.kind = RadioButtons(label="next click", choices=tuple(KINDS), orientation="horizontal")
+        self.objects = ComboBox(label="object", choices=())
+        self.status = Label(value="")
+        self._fields: list[ValueWidget[Any]] = [
+            self.image, self.model, self.weights, self.device, self.auto_run, self.follow, self.threshold, self.kind, self.objects,
+        ]  # fmt: skip
+        for field in self._fields:
+            field.tooltip = texts.TOOLTIPS[field.label]
+
+    def _images(self, _field: object) -> list[Image]:
+        return [layer for layer in self._viewer.layers if isinstance(layer, Image)]
+
+    def _make_buttons(self) -> None:
+        self.buttons = {name: PushButton(text=name, tooltip=text) for name, text in texts.BUTTONS.items()}
+        names = [("undo", "redo", "reset"), ("accept", "run", "cancel"), ("save ...",)]
+        self._rows = [
+            Container(widgets=[self.buttons[n] for n in row], layout="horizontal", labels=False) for row in names
+        ]
+
+    def _connect(self) -> None:
+        controller, buttons = self.controller, self.buttons
+        self.image.changed.connect(controller.use_image)
+        for event in (self._viewer.layers.events.inserted, self._viewer.layers.events.removed):
+            event.connect(self.image.reset_choices)
+        self.model.changed.connect(self._on_model)
+        self.weights.changed.connect(self._on_model)
+        self.device.changed.connect(self._on_model)
+        self.auto_run.changed.connect(self._on_option)
+        self.follow.changed.connect(self._on_option)
+        self.threshold.changed.connect(lambda value: setattr(controller, "threshold", value))
+        self.kind.changed.connect(lambda name: controller.set_next_kind(KINDS[name]))
+        self.objects.changed.connect(self._on_object)
+        for name in ("undo", "redo", "reset", "accept", "run", "cancel"):
+            buttons[name].changed.connect(getattr(controller, name))
+        buttons["save ..."].changed.connect(self._on_save)
+
+    def _bind_keys(self) -> None:
+        """On the viewer; its keys reach the prompt layers too, as long as those bind nothing to them."""
+        for key, name in texts.KEYS.items():
+            action = getattr(self.controller, name)
+            self._viewer.bind_key(key, lambda _viewer, action=action: action(), overwrite=True)
+
+    def _choose_first_image(self) -> None:
+        active = self._viewer.layers.selection.active
+        if isinstance(active, Image):
+            self.image.value = active
+        self.controller.use_image(self.image.value)
+
+    def _on_model(self) -> None:
+        self.weights.visible = self.model.value == FROM_FILE
+        model = self.weights.value if self.model.value == FROM_FILE else self.model.value
+        if not model:
+            return
+        self._settings.model, self._settings.device = model, self.device.value
+        self.controller.use_model(ModelChoice(model, self.device.value))
+
+    def _on_option(self) -> None:
+        self._settings.auto_run, self._settings.extend = self.auto_run.value, self.follow.value
+        self.controller.auto_run, self.controller.extend = self.auto_run.value, self.follow.value
+
+    def _on_object(self, label: int | None) -> None:
+        if label is not None and label != self.controller.current:
+            self.controller.reopen(label)
+
+    def _on_save(self) -> None:
+        workspace = self.controller.workspace
+        if workspace is None:
+            return
+        name, _ = QFileDialog.getSaveFileName(
+            self.native, "Save the objects", f"{workspace.image.name}_mask.nii.gz", SAVE_FILTER
+        )
+        if name:
+            self.controller.save(Path(name))
+
+    def _refresh(self) -> None:
+        """Show what the controller knows."""
+        controller, workspace = self.controller, self.controller.workspace
+        history = workspace.objects.history if workspace else None
+        with self.kind.changed.blocked(), self.objects.changed.blocked(), self.threshold.changed.blocked():
+            self.kind.value = "positive" if controller.next_kind() else "negative"
+            self.objects.choices = (*workspace.objects.accepted, controller.current) if workspace else ()
+            if workspace:
+                self.objects.value = controller.current
+                self._refresh_threshold(workspace.image)
+        self.buttons["undo"].enabled = history is not None and history.can_undo
+        self.buttons["redo"].enabled = history is not None and history.can_redo
+        for name in ("reset", "accept", "run"):
+            self.buttons[name].enabled = history is not None and bool(history.prompts)
+        self.buttons["cancel"].enabled = controller.busy
+        self.buttons["save ..."].enabled = workspace is not None
+        untrained = self.model.value == AUTO and resolve(AUTO) == REGION
+        self.status.value = f"{controller.message}\n\n{texts.wrap(UNTRAINED)}" if untrained else controller.message
+
+    def _refresh_threshold(self, image: Image) -> None:
+        low, high = image.contrast_limits_range
+        self.threshold.min, self.threshold.max = (
+            min(low, self.controller.threshold),
+            max(high, self.controller.threshold),
+        )
+        self.threshold.value = self.controller.threshold
