@@ -81,12 +81,14 @@ class Grid:
         """The grid voxel that stands for a click at the volume index `point` (3,).
 
         Quirk kept for compatibility: the published pipeline resamples (nearest) the 3x3x3 cube of voxels
-        around the click and takes the middle of what is left, the upper one of two.
+        around the click, as far as it is in the volume, and takes the middle of what is left, the upper one
+        of two. It is a voxel of the grid wherever in the volume the click is.
         """
         centre = self.from_volume(point)
         half = np.array([1.5 / abs(m.step) for m in self.maps])
-        below = np.floor(centre - half + TIE)  # the last grid voxel before the cube
-        last = np.floor(centre + half + TIE)
+        size = np.array(self.shape)
+        below = np.clip(np.floor(centre - half + TIE), -1, size - 2)  # the last grid voxel before the cube
+        last = np.clip(np.floor(centre + half + TIE), 0, size - 1)
         x, y, z = np.floor((below + last) / 2 + 1).astype(int).tolist()
         return x, y, z
 
@@ -130,12 +132,13 @@ def crop_affine(grid: Grid, start: Index3) -> Affine:
 def check_inside(volume: Volume, point: npt.ArrayLike) -> Floats:
     """Return `point` (x, y, z; a continuous volume index) as floats, refusing what is not in the volume."""
     try:
-        index = np.asarray(point, dtype=np.float64)
-    except (TypeError, ValueError) as error:
+        given = np.asarray(point)
+    except ValueError as error:  # ragged
         raise _bad_point(volume, point) from error
-    if index.shape != (3,) or not np.isfinite(index).all():
+    if given.shape != (3,) or given.dtype.kind not in "iuf":
         raise _bad_point(volume, point)
-    if (index < -0.5).any() or (index >= np.array(volume.shape) - 0.5).any():
+    index = given.astype(np.float64)
+    if not ((index >= -0.5) & (index < np.array(volume.shape) - 0.5)).all():  # NaN is neither
         raise _bad_point(volume, point)
     return index
 

@@ -14,7 +14,7 @@ from backend.geometry import from_world
 from backend.inference.engine import Engine
 from backend.inference.loading import AUTO, REGION, UNTRAINED, load_engine, model_names, resolve
 from backend.inference.predictor import Predictor
-from backend.inference.prompts import Box, Click, InitialMask, Point, Prompt
+from backend.inference.prompts import Box, Click, InitialMask, Point, Prompt, check_order, check_prompt
 from backend.inference.session import Session
 from backend.io import read_volume, write_mask
 from backend.volume import Volume
@@ -76,7 +76,7 @@ def collect_prompts(options: argparse.Namespace, volume: Volume) -> list[Prompt]
     """An initial mask first, then a box, then the clicks in their order."""
     prompts: list[Prompt] = []
     if options.initial_mask is not None:
-        prompts.append(InitialMask(np.asarray(read_volume(options.initial_mask).array) != 0))
+        prompts.append(read_initial_mask(options.initial_mask, volume))
     if options.box is not None:
         prompts.append(Box(point(options.box[:3]), point(options.box[3:])))
     for option, values in options.clicks or []:
@@ -88,7 +88,22 @@ def collect_prompts(options: argparse.Namespace, volume: Volume) -> list[Prompt]
             "There is no prompt.",
             "Give at least one --point I J K, --point-mm X Y Z, --box or --initial-mask.",
         )
+    for prompt in prompts:  # now, not after a long download
+        check_prompt(volume, prompt)
+    check_order(prompts)
     return prompts
+
+
+def read_initial_mask(path: Path, volume: Volume) -> InitialMask:
+    """The mask of a file, refused where it is not on the volume's grid."""
+    mask = read_volume(path)
+    if mask.shape != volume.shape or not np.allclose(mask.affine, volume.affine, atol=1e-2):
+        raise SamMed3DError(
+            ErrorCode.PROMPT_INVALID,
+            f"The initial mask {path} is not on the image's grid: shape {mask.shape}, affine {mask.affine.tolist()}.",
+            f"Resample it to the image: shape {volume.shape}, affine {volume.affine.tolist()}.",
+        )
+    return InitialMask(np.asarray(mask.array) != 0)
 
 
 def point(values: Sequence[float]) -> Point:

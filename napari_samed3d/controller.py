@@ -115,7 +115,11 @@ class Controller:
         objects = LabelMap(frame.volume.shape)
         placement = {METADATA_KEY: image.metadata[METADATA_KEY]} if METADATA_KEY in image.metadata else {}
         labels = Labels(
-            frame.order.show(objects.array), name=f"{image.name} objects", metadata=placement, **same_place(image)
+            frame.order.show(objects.array),
+            name=f"{image.name} objects",
+            opacity=0.5,
+            metadata=placement,
+            **same_place(image),
         )
         self.viewer.add_layer(labels)
         points = {kind: self._add_points(image, kind) for kind in (NEGATIVE, POSITIVE)}
@@ -139,11 +143,12 @@ class Controller:
         layer.events.data.connect(self._on_points)
         return layer
 
-    def _on_image_data(self) -> None:
+    def _on_image_data(self, event: Any) -> None:
         """The image's voxels were replaced: everything known of it is void."""
-        workspace = self.workspace
-        if workspace is not None:
-            self.close_workspace(workspace)
+        workspace = next(w for w in self._workspaces if w.image is event.source)
+        shown = workspace is self.workspace
+        self.close_workspace(workspace)
+        if shown:
             self.use_image(workspace.image)
 
     def _on_layer_removed(self, event: Any) -> None:
@@ -167,24 +172,29 @@ class Controller:
 
     def close_workspace(self, workspace: Workspace) -> None:
         """Let go of an image: its clicks go, its objects stay in their layer."""
-        self._workspaces.remove(workspace)
+        self._forget(workspace)
         for layer in workspace.points.values():
-            layer.events.data.disconnect(self._on_points)
             if layer in self.viewer.layers:
                 self.viewer.layers.remove(layer)
-        workspace.image.events.data.disconnect(self._on_image_data)
         if self.workspace is workspace:
             self._give_up()
             self.workspace = None
             self._say("Choose an image layer.")
 
+    def _forget(self, workspace: Workspace) -> None:
+        self._workspaces.remove(workspace)
+        workspace.image.events.data.disconnect(self._on_image_data)
+        for layer in workspace.points.values():
+            layer.events.data.disconnect(self._on_points)
+
     def close(self) -> None:
-        """End the model thread and let go of the viewer."""
+        """End the model thread and let go of the viewer; its layers stay."""
+        self._give_up()
         self._thread.close()
         self.viewer.layers.events.removed.disconnect(self._on_layer_removed)
-        if self._remember_ray in self.viewer.mouse_drag_callbacks:
-            self.viewer.mouse_drag_callbacks.remove(self._remember_ray)
-        self._workspaces.clear()
+        self.viewer.mouse_drag_callbacks.remove(self._remember_ray)
+        for workspace in tuple(self._workspaces):
+            self._forget(workspace)
         self.workspace = None
 
     # --- clicks

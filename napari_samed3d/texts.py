@@ -2,16 +2,17 @@
 
 import textwrap
 
+# By the widget's attribute, in the order of the window.
 TOOLTIPS = {
     "image": "The image layer to segment: three axes, one intensity a voxel.",
     "model": "What answers the clicks. A name that is not on this computer yet is downloaded when it is first used.",
     "weights": "The path of a .pth or .safetensors file.",
     "device": "Where the model runs. Auto takes a GPU if there is one.",
-    "auto run": "If off, clicks are collected until you press 'run'; the image is looked at in the meantime.",
+    "auto_run": "If off, clicks are collected until you press 'run'; the image is looked at in the meantime.",
     "follow": "Where an object reaches the edge of its window, look half a window further, and so on.",
-    "3D clicks hit above": "In the 3D view a click goes to the first voxel along its ray that is brighter than this.",
-    "next click": "What the next click says: this is the object, or this is not. Key: T.",
-    "object": "The object that clicks change. Choose an accepted one to correct it.",
+    "threshold": "In the 3D view a click goes to the first voxel along its ray that is brighter than this.",
+    "kind": "What the next click says: this is the object, or this is not. Key: T.",
+    "objects": "The object that clicks change. Choose an accepted one to correct it.",
 }
 
 BUTTONS = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,13 +10,12 @@ from magicgui.widgets import (
     CheckBox,
     ComboBox,
     Container,
+    FileEdit,
     FloatSlider,
     Label,
-    LineEdit,
     PushButton,
     RadioButtons,
 )
-from magicgui.widgets.bases import ValueWidget
 from napari.layers import Image
 from qtpy.QtWidgets import QFileDialog, QVBoxLayout, QWidget
 
@@ -43,6 +43,8 @@ class SegmentWidget(QWidget):
 
     def __init__(self, napari_viewer: napari.Viewer) -> None:
         super().__init__()
+        # napari hands plugins a proxy, whose layers are proxies too; to tell layers apart takes the real ones.
+        napari_viewer = getattr(napari_viewer, "__wrapped__", napari_viewer)
         self._viewer = napari_viewer
         self._settings = segment_settings()
         self.controller = Controller(napari_viewer, ModelChoice(self._settings.model, self._settings.device))
@@ -50,14 +52,15 @@ class SegmentWidget(QWidget):
         self.controller.extend = self._settings.extend
         self._make_fields()
         self._make_buttons()
-        form = Container[Any](widgets=[*self._fields, *self._rows, self.status], labels=True)
+        fields = [getattr(self, name) for name in texts.TOOLTIPS]
+        form = Container[Any](widgets=[*fields, *self._rows, self.status], labels=True)
         self.setLayout(QVBoxLayout())
         self.layout().addWidget(form.native)
         self._connect()
         self._bind_keys()
         self.controller.changed.connect(self._refresh)
         napari_viewer.layers.selection.events.active.connect(self._refresh)
-        self.destroyed.connect(self.controller.close)
+        self.destroyed.connect(partial(_let_go, napari_viewer, self.controller))
         self._choose_first_image()
         self._refresh()
 
@@ -67,19 +70,18 @@ class SegmentWidget(QWidget):
         self.model = ComboBox(
             label="model", choices=(*model_names(), FROM_FILE), value=self._settings.model if known else FROM_FILE
         )
-        self.weights = LineEdit(label="weights", value="" if known else self._settings.model, visible=not known)
+        self.weights = FileEdit(label="weights", filter="*.pth *.pt *.safetensors", visible=not known)
+        if not known:
+            self.weights.value = self._settings.model
         self.device = ComboBox(label="device", choices=DEVICES, value=self._settings.device)
-        self.auto_run = CheckBox(label="auto run", text="segment at every click", value=self._settings.auto_run)
-        self.follow = CheckBox(label="follow", text="follow large objects", value=self._settings.extend)
+        self.auto_run = CheckBox(text="segment at every click", value=self._settings.auto_run)
+        self.follow = CheckBox(text="follow large objects", value=self._settings.extend)
         self.threshold = FloatSlider(label="3D clicks hit above", min=0, max=1)
         self.kind = RadioButtons(label="next click", choices=tuple(KINDS), orientation="horizontal")
         self.objects = ComboBox(label="object", choices=())
         self.status = Label(value="")
-        self._fields: list[ValueWidget[Any]] = [
-            self.image, self.model, self.weights, self.device, self.auto_run, self.follow, self.threshold, self.kind, self.objects,
-        ]  # fmt: skip
-        for field in self._fields:
-            field.tooltip = texts.TOOLTIPS[field.label]
+        for name, text in texts.TOOLTIPS.items():
+            getattr(self, name).tooltip = text
 
     def _images(self, _field: object) -> list[Image]:
         return [layer for layer in self._viewer.layers if isinstance(layer, Image)]
@@ -122,8 +124,8 @@ class SegmentWidget(QWidget):
 
     def _on_model(self) -> None:
         self.weights.visible = self.model.value == FROM_FILE
-        model = self.weights.value if self.model.value == FROM_FILE else self.model.value
-        if not model:
+        model = str(self.weights.value) if self.model.value == FROM_FILE else self.model.value
+        if model == str(Path()):  # no file chosen yet
             return
         self._settings.model, self._settings.device = model, self.device.value
         self.controller.use_model(ModelChoice(model, self.device.value))
@@ -141,7 +143,7 @@ class SegmentWidget(QWidget):
         if workspace is None:
             return
         name, _ = QFileDialog.getSaveFileName(
-            self.native, "Save the objects", f"{workspace.image.name}_mask.nii.gz", SAVE_FILTER
+            self, "Save the objects", f"{workspace.image.name}_mask.nii.gz", SAVE_FILTER
         )
         if name:
             self.controller.save(Path(name))
@@ -172,3 +174,10 @@ class SegmentWidget(QWidget):
             max(high, self.controller.threshold),
         )
         self.threshold.value = self.controller.threshold
+
+
+def _let_go(viewer: napari.Viewer, controller: Controller) -> None:
+    """After the widget is gone: end its thread, give its keys back."""
+    controller.close()
+    for key in texts.KEYS:
+        viewer.bind_key(key, None)

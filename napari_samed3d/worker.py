@@ -101,14 +101,15 @@ class ModelThread(QObject):
             self._newest = generation
             self._cancel_download.set()
 
-    def close(self, timeout: float | None = None) -> None:
-        """End the thread at its next step; wait for that for `timeout` seconds."""
+    def close(self) -> None:
+        """End the thread at its next step."""
         with self._changed:
             self._closed = True
             self._waiting = None
             self._cancel_download.set()
             self._changed.notify()
-        self._thread.join(timeout)
+        # Not longer: a step of the network cannot be stopped, and a window that closes must not hang.
+        self._thread.join(timeout=2)
 
     def _run(self) -> None:
         while (request := self._next()) is not None:

@@ -9,6 +9,11 @@ from backend.errors import SamMed3DWarning
 
 Crop = npt.NDArray[np.float32]
 
+# Below this share of the mean, float32 cannot tell voxels apart.
+RESOLUTION = np.finfo(np.float32).eps
+# In standard deviations. No voxel > 0 of a crop of 128^3 can be beyond 1450, so no image is changed by it.
+LIMIT = np.float32(1e4)
+
 
 def normalise(crop: Crop) -> Crop:
     """Subtract the mean and divide by the (unbiased) standard deviation of the voxels > 0 of this crop.
@@ -35,11 +40,12 @@ def normalise(crop: Crop) -> Crop:
         foreground = crop.ravel()
     mean = float(foreground.mean(dtype=np.float64))
     deviation = float(foreground.std(ddof=1, dtype=np.float64))
-    if deviation == 0:
+    if deviation <= max(RESOLUTION * abs(mean), float(np.finfo(np.float32).tiny)):
         _warn(f"The voxels around the click all have the value {mean:g}: there is nothing to see in them.")
         deviation = 1.0
-    normalised: Crop = ((crop - np.float32(mean)) * np.float32(1 / deviation)).astype(np.float32, copy=False)
-    return normalised
+    with np.errstate(over="ignore"):  # of values near the end of float32
+        normalised: Crop = (crop - np.float32(mean)) * np.float32(1 / deviation)
+    return normalised.clip(-LIMIT, LIMIT)
 
 
 def _warn(message: str) -> None:

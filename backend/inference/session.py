@@ -3,6 +3,7 @@
 import numpy as np
 import numpy.typing as npt
 
+from backend.geometry import check_inside
 from backend.inference.canvas import MaskPatch
 from backend.inference.objects import LabelMap
 from backend.inference.predictor import Predictor
@@ -34,13 +35,13 @@ class Session:
         """All objects, (x, y, z) on the volume's grid, 0 where there is none; not a copy."""
         return self.objects.array
 
-    def click(self, point: Point, positive: bool = True) -> None:
+    def click(self, point: npt.ArrayLike, positive: bool = True) -> None:
         """Add a click at a volume index (x, y, z)."""
-        self.add(Click(point, positive))
+        self.add(Click(self._point(point), positive))
 
-    def box(self, corner: Point, opposite: Point) -> None:
+    def box(self, corner: npt.ArrayLike, opposite: npt.ArrayLike) -> None:
         """Add a box by two opposite corners (x, y, z)."""
-        self.add(Box(corner, opposite))
+        self.add(Box(self._point(corner), self._point(opposite)))
 
     def initial_mask(self, mask: npt.NDArray[np.bool_]) -> None:
         """Start from a mask (x, y, z) on the volume's grid."""
@@ -54,6 +55,10 @@ class Session:
         """
         check_prompt(self.solver.predictor.volume, prompt)
         self.history.add(prompt)
+
+    def _point(self, index: npt.ArrayLike) -> Point:
+        x, y, z = check_inside(self.solver.predictor.volume, index).tolist()
+        return x, y, z
 
     def segment(self) -> MaskPatch:
         """Compute the open object from its prompts, show it in `labels`, and return it."""

@@ -136,8 +136,10 @@ class Solver:
         frontier = list(canvas.windows)
         while frontier:
             for start in self._ahead(canvas, frontier.pop(0), min_cells):
+                if start in tried or len(canvas.windows) >= MAX_WINDOWS:
+                    continue
                 anchor = self._anchor(canvas, prompts, start)
-                if start in tried or anchor is None or len(canvas.windows) >= MAX_WINDOWS:
+                if anchor is None:
                     continue
                 tried.add(start)
                 if not self.predictor.has_embedding(start):

@@ -17,7 +17,7 @@ from pydicom.pixels import get_decoder
 
 from backend.errors import ErrorCode, SamMed3DError, SamMed3DWarning
 from backend.io.boundary import reading
-from backend.io.faults import foreign, unsupported
+from backend.io.faults import corrupt, foreign, unsupported
 from backend.io.guard import check_memory, check_present, check_voxels, frame_index
 from backend.volume import Affine, Source, Volume
 
@@ -114,16 +114,23 @@ def _images_by_series(folder: Path) -> dict[str, list[_Slice]]:
 
 
 def _image(path: Path) -> _Slice | None:
-    if path.stat().st_size == 0 or not is_dicom(path):
-        return None
+    """Return the slice in a file, or None if it is of another kind; one that is cut off must not pass for that."""
     with reading(path):
+        if not is_dicom(path):
+            if path.suffix.lower() == ".dcm":
+                raise foreign(path, "DICOM")
+            return None
         header = _dataset(path, stop_before_pixels=True)
-        return _Slice(path, header) if "Rows" in header and "SeriesInstanceUID" in header else None
+        if "Rows" in header and "SeriesInstanceUID" in header:
+            return _Slice(path, header)
+        if len(header) == 0 or header.file_meta.MediaStorageSOPClassUID.name.endswith("Image Storage"):
+            raise corrupt(path, "it ends before the size or the series of its image is said")
+        return None
 
 
 def _dataset(path: Path, stop_before_pixels: bool) -> Any:
     dataset = pydicom.dcmread(path, stop_before_pixels=stop_before_pixels)
-    if not dataset.get("SOPClassUID"):  # blanked by some anonymisers, but highdicom depends on it
+    if len(dataset) > 0 and not dataset.get("SOPClassUID"):  # blanked by some anonymisers, but highdicom depends on it
         dataset.SOPClassUID = dataset.file_meta.MediaStorageSOPClassUID
     return dataset
 

@@ -69,7 +69,15 @@ def write(path: Path, mask: npt.NDArray[Any], volume: Volume) -> None:
     image.SetOrigin(matrix[:, 3].tolist())
     image.SetDirection(direction.ravel().tolist())
     sitk.WriteImage(image, str(path), useCompression=True)
-    read(path, None)  # ITK may not notice a full disk; reading verifies the length and the checksum
+    _verify(path)
+
+
+def _verify(path: Path) -> None:
+    """Read what ITK wrote, which tests its length and checksum: ITK need not notice that a disk is full."""
+    try:
+        read(path, None)
+    except SamMed3DError as error:
+        raise OSError(f"what was written cannot be read again ({error.problem})") from error
 
 
 def _layout(reader: Any, path: Path, big_endian: bool) -> Layout:

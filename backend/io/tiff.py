@@ -6,7 +6,7 @@ import re
 import warnings
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from xml.etree import ElementTree
 
 import numpy as np
@@ -22,6 +22,7 @@ from backend.volume import Source, Volume
 _MAGICS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _DEFLATE = (8, 32946)  # values of the tag Compression: Adobe's and the older one
 _UNCOMPRESSED = 1
+_DESCRIPTION = 270  # the tag ImageDescription
 _BUILT_IN = (_UNCOMPRESSED, *_DEFLATE, 32773)  # decoded by tifffile alone; the last is PackBits
 _MM_PER_UNIT = {
     **{"nm": 1e-6, "mm": 1.0, "cm": 10.0, "m": 1e3, "in": 25.4, "inch": 25.4},
@@ -39,6 +40,7 @@ def read(path: Path, frame: int | None) -> Volume:
             raise foreign(path, "TIFF")
     with tifffile.TiffFile(path) as tif:
         _check_chain(tif, path)
+        _check_description(tif, path)
         series = _only_series(tif, path)
         spacing = _spacing(tif)
         axes, shape = _named_axes(series, spacing)
@@ -75,6 +77,17 @@ def _check_chain(tif: Any, path: Path) -> None:
     following = tif.filehandle.read(tif.tiff.offsetsize)
     if place is None or following != bytes(tif.tiff.offsetsize):
         raise corrupt(path, f"its list of pages breaks off after {len(tif.pages)}")
+
+
+def _check_description(tif: Any, path: Path) -> None:
+    """Refuse a file that is cut within its description, which holds the voxel size: tifffile passes over it."""
+    order: Literal["little", "big"] = "little" if tif.byteorder == "<" else "big"
+    file, layout, tags = tif.filehandle, tif.tiff, tif.pages[0].tags
+    file.seek(tif.pages[0].offset)
+    entries = file.read(int.from_bytes(file.read(layout.tagnosize), order) * layout.tagsize)
+    codes = {int.from_bytes(entries[place : place + 2], order) for place in range(0, len(entries), layout.tagsize)}
+    if _DESCRIPTION in codes and _DESCRIPTION not in tags:
+        raise corrupt(path, "its image description lies outside the file")
 
 
 def _only_series(tif: Any, path: Path) -> Any:

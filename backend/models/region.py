@@ -39,9 +39,8 @@ class Region(nn.Module):
     def decode(self, embedding: Tensor, points: Tensor, labels: Tensor, mask_logits: Tensor) -> Tensor:
         """Logits (B, 1, L, L, L) after points (B, N, 3) with labels (B, N), 1 on the object and 0 off it."""
         stride = self.image_size // self.logits_size
-        out = mask_logits.cpu().numpy().copy()
-        if not mask_logits.any():
-            out[:] = -CONFIDENT
+        before = mask_logits.cpu().numpy()
+        out = np.where(before == 0, -CONFIDENT, before).astype(np.float32)  # 0 is undecided; here that is outside
         for sample, (image, sample_points, sample_labels) in enumerate(zip(embedding, points, labels, strict=True)):
             cells = torch.floor(sample_points / stride).long().clamp(0, self.logits_size - 1).tolist()
             for cell, label in zip(cells, sample_labels.tolist(), strict=True):

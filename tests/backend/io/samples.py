@@ -7,7 +7,6 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
-import pydicom
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
@@ -128,10 +127,6 @@ def dicom_series(folder: Path, series: str = "1.2.3.1", heights: tuple[float, ..
         plane = 100 * k + np.arange(20).reshape(5, 4)
         dicom_slice(z, series, plane, **tags).save_as(folder / f"{series}-{k}.dcm", enforce_file_format=True)
     return folder
-
-
-def read_dicom_header(path: Path) -> Any:
-    return pydicom.dcmread(path)
 
 
 def gzipped(content: bytes) -> bytes:

@@ -5,7 +5,6 @@ The reference arrays were computed with them by the published code; the draws mu
 
 import math
 import zlib
-from collections.abc import Mapping
 
 import numpy as np
 import numpy.typing as npt
@@ -32,11 +31,11 @@ def fill(key: str, shape: tuple[int, ...]) -> Array:
     return normal / np.float32(math.sqrt(math.prod(shape[1:])))  # a matrix or a kernel: by its fan-in
 
 
+@torch.no_grad()
 def fill_module(module: nn.Module) -> None:
     """Fill every entry of a module's state dict, in place."""
-    entries: Mapping[str, torch.Tensor] = module.state_dict()
-    values = {key: torch.from_numpy(fill(key, tuple(entry.shape))) for key, entry in entries.items()}
-    module.load_state_dict(values)
+    for key, entry in module.state_dict().items():
+        entry.copy_(torch.from_numpy(fill(key, tuple(entry.shape))))
 
 
 def volume(size: int) -> Array:

@@ -1,0 +1,36 @@
+# Every target sets up what it needs, once: system libraries where there is apt-get, and .venv.
+
+BIN := .venv/bin
+# A virtual screen, where there is no other.
+HEADLESS := [ -z "$${DISPLAY:-}$${WAYLAND_DISPLAY:-}" ] && command -v xvfb-run >/dev/null
+SCREEN := xvfb-run -a -s "-screen 0 1600x1000x24"
+
+.PHONY: help demo test lint install system
+.NOTPARALLEL:
+
+help:
+	@echo "make demo     open napari with a volume and the plugin; without a screen, leave pictures in demo-output"
+	@echo "make test     ruff, mypy and pytest"
+	@echo "make lint     ruff and mypy"
+	@echo "make install  what the tests need, into .venv"
+	@echo "Another Python: make PYTHON=python3.12 test"
+
+demo: .venv/all.stamp
+	if $(HEADLESS); then $(SCREEN) $(BIN)/python -m napari_samed3d.demo --screenshot demo-output; \
+	else $(BIN)/python -m napari_samed3d.demo; fi
+
+test: lint
+	if $(HEADLESS); then $(SCREEN) $(BIN)/pytest; else $(BIN)/pytest; fi
+
+lint: .venv/dev.stamp
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+install: .venv/dev.stamp
+
+system:
+	@sh scripts/system.sh
+
+.venv/%.stamp: setup.cfg constraints.txt | system
+	sh scripts/setup.sh $*

@@ -1,0 +1,129 @@
+"""Models that answer by a rule and record what they are asked, and volumes for them to look at."""
+
+import itertools
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from scipy.spatial.transform import Rotation
+from torch import Tensor
+from torch.nn import functional
+
+from backend.inference.engine import Engine
+from backend.inference.predictor import Predictor
+from backend.inference.prompts import Prompt
+from backend.inference.solver import Solver
+from backend.volume import Volume
+
+Floats = npt.NDArray[np.float32]
+ORIENTATIONS = list(itertools.product(itertools.permutations(range(3)), itertools.product((1, -1), repeat=3)))
+
+
+@dataclass(frozen=True, eq=False)
+class Call:
+    """What `decode` was given, in crop voxels, and what it answered."""
+
+    points: Floats
+    labels: list[int]
+    previous: Floats
+    logits: Floats
+
+
+class FakeModel:
+    """The recording half of a model; `answer` is the other. The embedding is the crop, each cell its mean."""
+
+    def __init__(self, image_size: int = 32, logits_size: int = 16, *, supports_boxes: bool = False) -> None:
+        self.image_size = image_size
+        self.logits_size = logits_size
+        self.supports_boxes = supports_boxes
+        self.embedded = 0
+        self.calls: list[Call] = []
+
+    def to(self, device: torch.device) -> object:
+        return device
+
+    def embed(self, image: Tensor) -> Tensor:
+        assert image.shape == (1, 1, *(self.image_size,) * 3)
+        self.embedded += 1
+        return functional.avg_pool3d(image, self.image_size // self.logits_size)
+
+    def decode(self, embedding: Tensor, points: Tensor, labels: Tensor, mask_logits: Tensor) -> Tensor:
+        assert mask_logits.shape == (1, 1, *(self.logits_size,) * 3)
+        assert points.shape == (1, labels.shape[1], 3)
+        given = points[0].numpy().copy(), labels[0].tolist(), mask_logits[0, 0].numpy().copy()
+        logits = self.answer(embedding[0, 0].numpy(), *given)
+        self.calls.append(Call(*given, logits.copy()))
+        return torch.from_numpy(logits)[None, None]
+
+    def answer(self, image: Floats, points: Floats, labels: list[int], previous: Floats) -> Floats:
+        raise NotImplementedError
+
+    def cell_centres(self) -> Floats:
+        """In crop voxels, (L, L, L, 3)."""
+        stride = self.image_size / self.logits_size
+        axis = (np.arange(self.logits_size, dtype=np.float32) + 0.5) * stride - 0.5
+        return np.stack(np.meshgrid(axis, axis, axis, indexing="ij"), axis=-1)
+
+
+class Ball(FakeModel):
+    """A ball of `radius` crop voxels around a positive click, added; around a negative one, taken away."""
+
+    radius = 6.0
+
+    def answer(self, image: Floats, points: Floats, labels: list[int], previous: Floats) -> Floats:
+        logits = previous if previous.any() else np.full_like(previous, -9)
+        for point, label in zip(points, labels, strict=True):
+            depth = (self.radius - np.linalg.norm(self.cell_centres() - point, axis=-1)).astype(np.float32)
+            logits = np.minimum(logits, -depth) if label == 0 else np.maximum(logits, depth)
+        return logits
+
+
+class Bright(FakeModel):
+    """All that is brighter than the mean of the crop, whatever the click."""
+
+    def answer(self, image: Floats, points: Floats, labels: list[int], previous: Floats) -> Floats:
+        return 4 * image
+
+
+class Everything(FakeModel):
+    """An object without end."""
+
+    def answer(self, image: Floats, points: Floats, labels: list[int], previous: Floats) -> Floats:
+        return np.ones_like(previous)
+
+
+def solver(model: FakeModel, volume: Volume, *, extend: bool = False) -> Solver:
+    return Solver(Predictor(Engine(model, torch.device("cpu")), volume), extend)
+
+
+def painted(solver: Solver, prompts: Iterable[Prompt]) -> npt.NDArray[np.bool_]:
+    """The object of the prompts on the whole volume."""
+    patch = solver.predictor.paint(solver.final(tuple(prompts)))
+    mask = np.zeros(solver.predictor.volume.shape, dtype=bool)
+    mask[patch.slices] = patch.mask
+    return mask
+
+
+def dice(one: npt.NDArray[np.bool_], other: npt.NDArray[np.bool_]) -> float:
+    return 2 * np.count_nonzero(one & other) / (np.count_nonzero(one) + np.count_nonzero(other))
+
+
+def noise(shape: tuple[int, int, int], affine: npt.ArrayLike | None = None) -> Volume:
+    """Noise between 1 and 200, by default with voxels of the grid's own 1.5 mm."""
+    values = np.random.default_rng(0).integers(1, 200, shape).astype(np.int16)
+    return Volume(values, np.diag([1.5, 1.5, 1.5, 1]) if affine is None else np.asarray(affine))
+
+
+def tilted_affine(orientation: tuple[tuple[int, ...], tuple[int, ...]], spacing: tuple[float, ...]) -> Floats:
+    """An affine whose axes run near to the given ones with the given signs, turned, sheared and moved at random."""
+    axes, signs = orientation
+    rng = np.random.default_rng(ORIENTATIONS.index((axes, signs)))
+    turn = Rotation.from_rotvec(rng.uniform(-0.2, 0.2, 3)).as_matrix()
+    shear = np.eye(3) + np.triu(rng.uniform(-0.15, 0.15, (3, 3)), 1)
+    directions = turn @ shear @ (np.eye(3)[:, axes] * signs)
+    affine = np.eye(4)
+    affine[:3, :3] = directions / np.linalg.norm(directions, axis=0) * spacing
+    affine[:3, 3] = rng.uniform(-300, 300, 3)
+    return affine

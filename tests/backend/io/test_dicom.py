@@ -1,0 +1,124 @@
+import importlib
+import sys
+
+import numpy as np
+import pydicom
+import pytest
+import samples
+from pydicom.uid import BasicTextSRStorage
+
+from backend.errors import ErrorCode, SamMed3DError, SamMed3DWarning
+from backend.io import read_volume
+
+STORED = np.stack([100 * k + np.arange(20).reshape(5, 4) for k in range(4)])  # (slice, row, column)
+
+
+def world(volume, index):
+    return volume.affine @ [*index, 1]
+
+
+def test_a_series_of_slices(tmp_path):
+    folder = samples.dicom_series(tmp_path / "ct")
+    (folder / "readme.txt").write_text("foreign files are passed over")
+    (folder / "empty").touch()
+    volume = read_volume(folder)
+    assert volume.array.dtype == np.int16
+    assert volume.shape == (4, 5, 4)
+    assert volume.spacing == (0.6, 0.8, 3.0)
+    to_voxel = np.linalg.inv(volume.affine)
+    for k, row, column in np.ndindex(4, 5, 4):
+        position = [20 - 0.6 * column, 30 - 0.8 * row, 3.0 * k, 1]  # in RAS+: the first two are negated
+        x, y, z = np.rint(to_voxel @ position).astype(int)[:3]
+        assert volume.array[x, y, z] == STORED[k, row, column] - 1024
+
+
+def test_one_file_stands_for_its_series(tmp_path):
+    folder = samples.dicom_series(samples.dicom_series(tmp_path / "ct"), "1.2.3.2", heights=(0, 3))
+    with pytest.raises(SamMed3DError, match=r"'series 1' \(CT, 4 slices.*'series 2' \(CT, 2 slices"):
+        read_volume(folder)
+    assert read_volume(folder / "1.2.3.2-1.dcm").shape == (4, 5, 2)
+    (folder / "1.2.3.1-0.dcm").rename(folder / "IM00001")
+    assert read_volume(folder / "IM00001").shape == (4, 5, 4)
+
+
+def test_a_slope_that_is_not_whole_gives_float32(tmp_path):
+    volume = read_volume(samples.dicom_series(tmp_path / "pet", RescaleSlope=0.25, RescaleIntercept=0))
+    assert volume.array.dtype == np.float32
+    np.testing.assert_array_equal(np.sort(volume.array, axis=None), np.sort(STORED, axis=None) * 0.25)
+
+
+def test_values_beyond_int16_stay_float32(tmp_path):
+    volume = read_volume(samples.dicom_series(tmp_path / "big", RescaleSlope=1000))
+    assert volume.array.dtype == np.float32
+
+
+@pytest.mark.parametrize("heights", [(0, 3, 9, 12), (0, 3, 6, 12, 15)])
+def test_missing_slices_are_counted(tmp_path, heights):
+    with pytest.raises(SamMed3DError, match="1 slices are missing") as caught:
+        read_volume(samples.dicom_series(tmp_path / "ct", heights=heights))
+    assert caught.value.code is ErrorCode.VOLUME_GEOMETRY
+
+
+def test_a_damaged_slice_is_named(tmp_path):
+    folder = samples.dicom_series(tmp_path / "ct")
+    path = folder / "1.2.3.1-2.dcm"
+    path.write_bytes(path.read_bytes()[:-10])
+    with pytest.raises(SamMed3DError, match=r"1\.2\.3\.1-2\.dcm"):
+        read_volume(folder)
+
+
+def test_no_cut_of_a_slice_is_silent(tmp_path):
+    folder = samples.dicom_series(tmp_path / "ct")
+    good = read_volume(folder)
+    path = folder / "1.2.3.1-3.dcm"
+    content = path.read_bytes()
+    for size in range(0, len(content), 13):
+        path.write_bytes(content[:size])
+        with pytest.raises(SamMed3DError, match=path.name):
+            read_volume(folder)
+    path.write_bytes(content)
+    np.testing.assert_array_equal(read_volume(folder).array, good.array)
+
+
+def test_a_single_slice_has_its_thickness(tmp_path):
+    assert read_volume(samples.dicom_series(tmp_path / "a", heights=(0,))).spacing == (0.6, 0.8, 3.0)
+    with pytest.warns(SamMed3DWarning, match="voxel size unknown along z"):
+        volume = read_volume(samples.dicom_series(tmp_path / "b", heights=(0,), SliceThickness=None))
+    assert volume.spacing == (0.6, 0.8, 1.0)
+
+
+def test_slices_without_class_in_the_data_set(tmp_path):
+    assert read_volume(samples.dicom_series(tmp_path / "ct", SOPClassUID="")).shape == (4, 5, 4)
+
+
+def test_a_missing_package_is_named(tmp_path, monkeypatch):
+    folder = samples.dicom_series(tmp_path / "ct")
+    monkeypatch.delitem(sys.modules, "backend.io.dicom", raising=False)
+    monkeypatch.setitem(sys.modules, "highdicom", None)
+    with pytest.raises(SamMed3DError, match=r'pip install "napari-samed3d\[dicom\]"') as caught:
+        read_volume(folder)
+    assert caught.value.code is ErrorCode.DEPENDENCY_MISSING
+
+
+def test_the_real_series_is_the_nifti_made_from_it(shared_data):
+    importlib.import_module("PIL")  # decodes the JPEG 2000 of this series
+    series = read_volume(shared_data / "dicom" / "ts_example_ct_dicom")
+    nifti = read_volume(shared_data / "ct_ts_dicom20" / "image.nii.gz")
+    assert series.array.dtype == nifti.array.dtype
+    between = np.linalg.inv(nifti.affine) @ series.affine  # voxel to voxel: mirrored, but nothing else
+    np.testing.assert_allclose(between[:3, :3], np.diag(np.rint(np.diag(between))[:3]), atol=1e-5)
+    flips = tuple(slice(None, None, int(np.rint(between[axis, axis]))) for axis in range(3))
+    last = [size - 1 if flip.step < 0 else 0 for size, flip in zip(nifti.shape, flips, strict=True)]
+    np.testing.assert_allclose(between[:3, 3], last, atol=1e-3)
+    np.testing.assert_array_equal(series.array[flips], nifti.array)
+    assert len(list((shared_data / "dicom" / "ts_example_ct_dicom").iterdir())) == series.shape[2]
+
+
+def test_headers_that_are_no_images_are_passed_over(tmp_path):
+    folder = samples.dicom_series(tmp_path / "ct")
+    report = pydicom.dcmread(folder / "1.2.3.1-0.dcm")
+    del report.Rows, report.Columns, report.PixelData
+    report.SeriesInstanceUID = "1.2.3.7"
+    report.file_meta.MediaStorageSOPClassUID = report.SOPClassUID = BasicTextSRStorage
+    report.save_as(folder / "report.dcm")
+    assert read_volume(folder).shape == (4, 5, 4)

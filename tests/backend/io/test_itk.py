@@ -1,0 +1,93 @@
+import zlib
+
+import numpy as np
+import pytest
+import samples
+import SimpleITK as sitk  # noqa: N813
+
+from backend.errors import SamMed3DError, SamMed3DWarning
+from backend.io import read_volume
+
+DTYPES = (np.uint8, np.int8, np.int16, np.uint16, np.int32, np.uint32, np.float32, np.float64)
+RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+
+
+def itk_image(array, affine):
+    image = sitk.GetImageFromArray(array.transpose(2, 1, 0))
+    spacing = np.linalg.norm(affine[:3, :3], axis=0)
+    image.SetSpacing(spacing)
+    image.SetOrigin((RAS @ affine)[:3, 3])
+    image.SetDirection(((RAS @ affine)[:3, :3] / spacing).ravel())
+    return image
+
+
+@pytest.mark.parametrize("suffix", [".nrrd", ".nhdr", ".mha", ".mhd"])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_what_itk_writes_is_read(tmp_path, suffix, dtype):
+    array, affine = samples.voxels(dtype), samples.orthogonal()
+    for compressed in (False, True):
+        path = tmp_path / f"a{suffix}"
+        sitk.WriteImage(itk_image(array, affine), path, useCompression=compressed)
+        volume = read_volume(path)
+        assert volume.array.dtype == dtype
+        np.testing.assert_array_equal(volume.array, array)
+        np.testing.assert_allclose(volume.affine, affine, atol=1e-9)
+
+
+@pytest.mark.parametrize("suffix", [".nrrd", ".mha"])
+def test_all_orientations(tmp_path, suffix):
+    for affine in samples.signed_permutations():
+        path = tmp_path / f"a{suffix}"
+        sitk.WriteImage(itk_image(samples.voxels(), affine), path)
+        np.testing.assert_array_equal(read_volume(path).affine, affine)
+
+
+def test_big_endian(tmp_path):
+    data = samples.voxels().astype(">i2").tobytes(order="F")
+    files = {
+        "a.nrrd": samples.nrrd(content=data, endian="big"),
+        "a.mha": samples.mha(content=data, BinaryDataByteOrderMSB="True"),
+        "b.mha": samples.mha(content=zlib.compress(data), BinaryDataByteOrderMSB="True", CompressedData="True"),
+    }
+    for name, content in files.items():
+        (tmp_path / name).write_bytes(content)
+        np.testing.assert_array_equal(read_volume(tmp_path / name).array, samples.voxels())
+
+
+def test_the_space_of_a_nrrd_is_honoured(tmp_path):
+    path = tmp_path / "a.nrrd"
+    path.write_bytes(samples.nrrd(space="right-anterior-superior"))
+    expected = np.diag([0.5, 0.75, 2, 1])
+    expected[:3, 3] = (1, 2, 3)
+    np.testing.assert_allclose(read_volume(path).affine, expected)
+
+
+def test_carriage_returns_in_a_nrrd_header(tmp_path):
+    head, data = samples.nrrd().split(b"\n\n", 1)
+    path = tmp_path / "a.nrrd"
+    path.write_bytes(head.replace(b"\n", b"\r\n") + b"\r\n\r\n" + data)
+    np.testing.assert_array_equal(read_volume(path).array, samples.voxels())
+
+
+def test_an_unknown_voxel_size_is_told(tmp_path):
+    files = {
+        "a.nrrd": samples.nrrd(space=None, space_directions=None, space_origin=None),
+        "a.mha": samples.mha(ElementSpacing=None),
+    }
+    for name, content in files.items():
+        (tmp_path / name).write_bytes(content)
+        with pytest.warns(SamMed3DWarning, match="voxel size unknown"):
+            assert read_volume(tmp_path / name).spacing == (1, 1, 1)
+
+
+@pytest.mark.parametrize("suffix", [".nrrd", ".mha"])
+def test_a_frame_of_many(tmp_path, suffix):
+    array = samples.voxels(shape=(3, 4, 5, 6))
+    path = tmp_path / f"a{suffix}"
+    image = sitk.JoinSeries([itk_image(array[..., k], np.diag([2.0, 3.0, 4.0, 1.0])) for k in range(6)])
+    sitk.WriteImage(image, path, useCompression=True)
+    volume = read_volume(path, frame=4)
+    np.testing.assert_array_equal(volume.array, array[..., 4])
+    assert volume.spacing == (2, 3, 4)
+    with pytest.raises(SamMed3DError, match="has 6"):
+        read_volume(path)

@@ -1,0 +1,242 @@
+"""The whole way in a real window, by mouse and keys on the canvas."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from driver import Window, dice, error_shown, truth, world_of
+from qtpy.QtCore import Qt
+from qtpy.QtWidgets import QFileDialog
+
+from backend.io import read_volume
+from backend.phantom import Phantom
+
+
+def test_click_correct_undo_accept_save_reload(
+    window: Window, phantom: Phantom, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    window.open(phantom.volume)
+    controller = window.controller
+
+    window.click(world_of(window, phantom.middle_of("liver")))
+    window.wait_idle()
+    assert dice(window.mask(), truth(phantom, "liver")) > 0.85
+    assert np.allclose(controller.workspace.objects.history.prompts[0].point, phantom.middle_of("liver"), atol=0.6)
+    one = window.mask().copy()
+
+    window.click(world_of(window, phantom.middle_of("kidney_right")))
+    window.wait_idle()
+    assert len(controller.workspace.objects.history.prompts) == 2
+    assert dice(window.mask(), truth(phantom, "liver") | truth(phantom, "kidney_right")) > 0.85
+
+    window.press(Qt.Key.Key_Z, Qt.KeyboardModifier.ControlModifier)
+    window.wait_idle()
+    assert np.array_equal(window.mask(), one)
+    assert len(controller.workspace.points[True].data) == 1
+    window.press(Qt.Key.Key_Z, Qt.KeyboardModifier.ControlModifier | Qt.KeyboardModifier.ShiftModifier)
+    window.wait_idle()
+    assert window.mask().sum() > one.sum()
+    window.push("undo")
+    window.wait_idle()
+
+    window.push("accept")
+    window.click(world_of(window, phantom.middle_of("spleen")))
+    window.wait_idle()
+    assert np.array_equal(window.mask(1), one)
+    assert dice(window.mask(2), truth(phantom, "spleen")) > 0.8
+
+    target = tmp_path / "mask.nii.gz"
+    monkeypatch.setattr(QFileDialog, "getSaveFileName", lambda *_: (str(target), ""))
+    window.push("save ...")
+    window.qtbot.waitUntil(lambda: controller.message == f"Saved {target}.", timeout=20_000)
+    saved = read_volume(target)
+    assert np.array_equal(saved.array, controller.workspace.objects.array)
+    assert np.array_equal(saved.affine, phantom.volume.affine)
+    (layer,) = window.viewer.open(str(target), plugin="napari-samed3d")
+    assert np.array_equal(layer.data, controller.workspace.labels.data)
+
+
+def test_negative_click_by_key(window: Window, phantom: Phantom) -> None:
+    window.open(phantom.volume)
+    window.click(world_of(window, phantom.middle_of("liver")))
+    window.wait_idle()
+    before = window.mask().copy()
+    window.press(Qt.Key.Key_T)
+    assert window.widget.kind.value == "negative"
+    x, y, z = phantom.middle_of("liver")
+    window.click(world_of(window, (x + 6, y, z)))
+    window.wait_idle()
+    assert [p.positive for p in window.controller.workspace.objects.history.prompts] == [True, False]
+    assert window.mask().sum() < before.sum()
+    window.press(Qt.Key.Key_T)
+    assert window.widget.kind.value == "positive"
+
+
+def test_a_first_negative_click_is_refused(window: Window, phantom: Phantom) -> None:
+    window.open(phantom.volume)
+    window.press(Qt.Key.Key_T)
+    with error_shown("positive click"):
+        window.click(world_of(window, phantom.middle_of("liver")))
+    assert len(window.controller.workspace.points[False].data) == 0
+    assert not window.controller.busy
+
+
+def test_a_click_outside_is_refused_and_the_others_stay(window: Window, phantom: Phantom) -> None:
+    window.open(phantom.volume)
+    window.click(world_of(window, phantom.middle_of("liver")))
+    window.wait_idle()
+    before = window.mask().copy()
+    with error_shown("not a voxel"):
+        window.controller.workspace.points[True].add([27, 51, 1000])
+        window.wait_idle()
+    assert len(window.controller.workspace.points[True].data) == 1
+    assert np.array_equal(window.mask(), before)
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (1, 0, 2), (2, 0, 1), (2, 1, 0)])
+def test_any_axis_order(window: Window, phantom: Phantom, order: tuple[int, int, int]) -> None:
+    window.open(phantom.volume)
+    window.viewer.dims.order = order
+    window.viewer.reset_view()
+    window.settle()
+    window.click(world_of(window, phantom.middle_of("liver")))
+    window.wait_idle()
+    (prompt,) = window.controller.workspace.objects.history.prompts
+    assert np.allclose(prompt.point, phantom.middle_of("liver"), atol=1.1)
+    assert dice(window.mask(), truth(phantom, "liver")) > 0.85
+
+
+def test_click_in_3d_hits_the_first_bright_voxel(window: Window, phantom: Phantom) -> None:
+    window.viewer.window.resize(600, 400)  # drawn without a GPU
+    window.open(phantom.volume)
+    window.widget.follow.value = False
+    window.viewer.dims.ndisplay = 3
+    window.widget.threshold.value = 340.0  # above all but the vertebrae
+    window.settle()
+    window.click(world_of(window, phantom.middle_of("vertebrae")))
+    window.wait_idle()
+    (prompt,) = window.controller.workspace.objects.history.prompts
+    x, y, z = np.rint(prompt.point).astype(int)
+    assert np.asarray(phantom.volume.array)[x, y, z] > 340
+    assert truth(phantom, "vertebrae")[x, y, z]
+    # The surface towards the viewer, not the middle; and the shown point lies there.
+    assert not np.allclose(prompt.point, phantom.middle_of("vertebrae"), atol=3)
+    (shown,) = window.controller.workspace.points[True].data
+    assert np.allclose(window.controller.workspace.frame.order.to_volume(shown), prompt.point)
+
+
+def test_click_in_3d_on_nothing_is_refused(window: Window, phantom: Phantom) -> None:
+    window.viewer.window.resize(600, 400)
+    window.open(phantom.volume)
+    window.viewer.dims.ndisplay = 3
+    window.widget.threshold.value = window.widget.threshold.max
+    window.settle()
+    with error_shown("lower the threshold"):
+        window.click(world_of(window, phantom.middle_of("liver")))
+    assert len(window.controller.workspace.points[True].data) == 0
+
+
+def test_accepted_objects_are_never_overwritten_and_can_be_reopened(window: Window, phantom: Phantom) -> None:
+    window.open(phantom.volume)
+    window.click(world_of(window, phantom.middle_of("liver")))
+    window.wait_idle()
+    liver = window.mask().copy()
+    window.press(Qt.Key.Key_N)
+    assert window.controller.current == 2
+    window.click(world_of(window, phantom.middle_of("liver")))
+    window.wait_idle()
+    assert np.array_equal(window.mask(1), liver)
+    assert not (window.mask(2) & liver).any()
+    window.widget.objects.value = 1
+    window.settle()
+    assert window.controller.current == 1
+    assert len(window.controller.workspace.points[True].data) == 1
+    window.push("undo")
+    window.wait_idle()
+    assert not window.mask(1).any()
+
+
+def test_deleting_a_point_takes_its_prompt_back(window: Window, phantom: Phantom) -> None:
+    window.open(phantom.volume)
+    window.click(world_of(window, phantom.middle_of("liver")))
+    window.wait_idle()
+    one = window.mask().copy()
+    window.click(world_of(window, phantom.middle_of("spleen")))
+    window.wait_idle()
+    points = window.controller.workspace.points[True]
+    points.selected_data = {1}
+    points.remove_selected()
+    window.wait_idle()
+    assert np.array_equal(window.mask(), one)
+
+
+def test_layers_with_any_transform(window: Window, phantom: Phantom) -> None:
+    """The prompt is the voxel under the mouse, wherever scale, translate and affine put the layer."""
+    image = window.viewer.add_image(
+        np.asarray(phantom.volume.array).transpose(2, 1, 0),
+        scale=(3.5, 2, 2),
+        translate=(100, -20, 3),
+        affine=[[1, 0, 0, 5], [0, 0.9, 0, 0], [0, 0, 1.2, -7], [0, 0, 0, 1]],
+        units=("mm",) * 3,
+        name="moved",
+    )
+    window.dock()
+    window.click(image.data_to_world(np.array(phantom.middle_of("liver"))[::-1]))
+    window.wait_idle()
+    (prompt,) = window.controller.workspace.objects.history.prompts
+    assert np.allclose(prompt.point, phantom.middle_of("liver"), atol=0.6)
+    assert np.allclose(window.controller.workspace.frame.volume.spacing, (2.4, 1.8, 3.5))
+    assert dice(window.mask(), truth(phantom, "liver")) > 0.8
+
+
+def test_deleted_layers(window: Window, phantom: Phantom) -> None:
+    image = window.open(phantom.volume)
+    window.click(world_of(window, phantom.middle_of("liver")))
+    window.wait_idle()
+    window.viewer.layers.remove(window.controller.workspace.points[True])
+    window.qtbot.waitUntil(lambda: not window.mask().any())
+    assert window.controller.workspace.points[True] in window.viewer.layers
+    window.viewer.layers.remove(image)
+    window.settle()
+    assert window.controller.workspace is None
+    assert [layer.name for layer in window.viewer.layers] == ["scan objects"]
+
+
+def test_settings_persist(window: Window, phantom: Phantom) -> None:
+    window.open(phantom.volume)
+    window.widget.model.value = "region"
+    window.widget.device.value = "cpu"
+    window.widget.auto_run.value = False
+    window.viewer.window.remove_dock_widget(window.widget)
+    window.settle()
+    window.dock()
+    assert (window.widget.model.value, window.widget.device.value) == ("region", "cpu")
+    assert not window.widget.auto_run.value
+    assert not window.controller.auto_run
+    window.click(world_of(window, phantom.middle_of("liver")))
+    window.wait_idle()
+    assert not window.mask().any()
+    window.push("run")
+    window.wait_idle()
+    assert window.mask().any()
+
+
+def test_a_model_that_cannot_be_loaded_says_why(window: Window, phantom: Phantom, tmp_path: Path) -> None:
+    bad = tmp_path / "weights.pth"
+    bad.write_text("<!DOCTYPE html><html>not found</html>")
+    window.open(phantom.volume)
+    window.click(world_of(window, phantom.middle_of("liver")))
+    window.wait_idle()
+    before = window.mask().copy()
+    with error_shown("weights.pth"):
+        window.widget.model.value = "from a file ..."
+        window.widget.weights.value = bad
+        window.wait_idle()
+    assert np.array_equal(window.mask(), before)
+
+
+def test_refused_layers_say_what_to_do(window: Window) -> None:
+    window.viewer.add_image(np.zeros((2, 8, 8, 8), dtype=np.uint8), name="series")
+    with error_shown("Split Stack"):
+        window.dock()
+    assert window.controller.workspace is None
