@@ -5,7 +5,7 @@ BIN := .venv/bin
 HEADLESS := [ -z "$${DISPLAY:-}$${WAYLAND_DISPLAY:-}" ] && command -v xvfb-run >/dev/null
 SCREEN := xvfb-run -a -s "-screen 0 1600x1000x24"
 
-.PHONY: help demo test lint install system
+.PHONY: help demo pictures test lint install system
 .NOTPARALLEL:
 
 help:
@@ -18,6 +18,11 @@ help:
 demo: .venv/all.stamp
 	if $(HEADLESS); then $(SCREEN) $(BIN)/python -m napari_samed3d.demo --screenshot demo-output; \
 	else $(BIN)/python -m napari_samed3d.demo; fi
+
+# The pictures of the README: `make pictures IMAGE=ct.nii.gz POINT="116 205 9"`.
+pictures: .venv/all.stamp
+	$(SCREEN) $(BIN)/python -m napari_samed3d.demo $(IMAGE) --point $(POINT) --screenshot demo-output
+	cp demo-output/window-2d.png demo-output/window-3d.png docs/
 
 test: lint
 	if $(HEADLESS); then $(SCREEN) $(BIN)/pytest; else $(BIN)/pytest; fi

@@ -199,16 +199,19 @@ def extract_crop(volume: Volume, grid: Grid, start: Index3, size: int) -> npt.ND
 
 
 def interpolate_axis(values: npt.NDArray[np.generic], at: Floats, axis: int) -> npt.NDArray[np.float32]:
-    """Linear interpolation of `values` at the continuous indices `at` along one axis, float32."""
+    """Linear interpolation of `values` at the continuous indices `at` (within its size) along one axis, float32."""
     low = np.floor(at).astype(np.intp)
-    high = np.minimum(low + 1, values.shape[axis] - 1)
+    high = np.ceil(at).astype(np.intp)  # at a voxel that voxel itself: a neighbour that is not finite does not count
     shape = [1] * values.ndim
     shape[axis] = len(at)
     weight = (at - low).astype(np.float32).reshape(shape)
-    below = values.take(low, axis).astype(np.float32)
-    above = values.take(high, axis).astype(np.float32)
-    with np.errstate(invalid="ignore"):  # a neighbour that is not finite must not count where its weight is nothing
-        return below + np.where(weight == 0, 0, weight * (above - below))
+    below = values.take(low, axis).astype(np.float32, copy=False)
+    out = values.take(high, axis).astype(np.float32, copy=False)
+    with np.errstate(invalid="ignore"):  # inf - inf
+        out -= below
+        out *= weight
+        out += below
+    return out
 
 
 # The viewer's world, mm along (Superior, Posterior, Left), from mm in RAS+.

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from napari_samed3d.widget import SegmentWidget
 
 PATIENCE_S = 300
+# Of the 3D picture: from the front, a little from above.
+CAMERA_ANGLES = (0.0, 25.0, 100.0)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -47,11 +49,10 @@ def open_window(options: argparse.Namespace) -> tuple[napari.Viewer, SegmentWidg
     else:
         data, kwargs, _ = read_volumes(str(options.image))[0]
         point = options.point or [n // 2 for n in data.shape[::-1]]
-    image = viewer.add_image(data, **kwargs)
+    viewer.add_image(data, **kwargs)
     _, widget = viewer.window.add_plugin_dock_widget("napari-samed3d", "SAM-Med3D")
     viewer.reset_view()
     click(viewer, widget.controller, point)
-    viewer.layers.selection.active = image if widget.controller.workspace is None else viewer.layers.selection.active
     return viewer, widget
 
 
@@ -81,7 +82,8 @@ def leave_pictures(viewer: napari.Viewer, widget: SegmentWidget, folder: Path) -
         viewer.dims.ndisplay = dimensions
         viewer.reset_view()
         if dimensions == 3:
-            viewer.camera.angles = (0, 20, 110)
+            viewer.layers[0].reset_contrast_limits()  # else bones are one white block in a projection
+            viewer.scene.camera.angles = CAMERA_ANGLES
         QApplication.processEvents()
         viewer.screenshot(str(folder / name), canvas_only=False, flash=False)
         print(f"picture: {folder / name}")

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from napari.layers import Image, Layer
+from napari.layers import Image, Labels, Layer
 
 from backend.errors import ErrorCode, SamMed3DError
 from backend.geometry import DisplayOrder, ShownArray, display_order, plain_order
@@ -34,14 +34,14 @@ class Placement:
 
 @dataclass(frozen=True, eq=False)
 class Frame:
-    """An image layer's voxels as a volume, and the order in which the layer shows them."""
+    """A layer's voxels as a volume, and the order in which the layer shows them."""
 
     volume: Volume
     order: DisplayOrder
 
 
-def frame_of(layer: Image) -> Frame:
-    """The volume that an image layer shows; no voxel is read yet.
+def frame_of(layer: Image | Labels) -> Frame:
+    """The volume that an image or labels layer shows; no voxel is read yet.
 
     Where our reader placed the layer and nobody moved it since, with the file's exact affine. Else by the
     layer's own transform, its world taken as (Superior, Posterior, Left) in its units, or mm if it has none.
@@ -49,7 +49,7 @@ def frame_of(layer: Image) -> Frame:
     Raises:
         SamMed3DError: the layer shows colours or has not three axes.
     """
-    if layer.rgb:
+    if isinstance(layer, Image) and layer.rgb:
         raise SamMed3DError(
             ErrorCode.VOLUME_DTYPE,
             f"The layer {layer.name!r} shows colours (RGB), not one intensity a voxel.",

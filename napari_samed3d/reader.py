@@ -4,6 +4,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
+from backend.volume import Volume
+
+AIR_HU = -900
+SOFT_TISSUE_HU = (-160.0, 240.0)
+
 LayerTuple = tuple[Any, dict[str, Any], str]
 PathOrPaths = str | Sequence[str]
 
@@ -25,12 +33,33 @@ def read_volumes(path: PathOrPaths) -> list[LayerTuple]:
     """
     from backend.io import read_volume
 
-    return [volume_layer(read_volume(p), Path(p).name) for p in ([path] if isinstance(path, str) else path)]
+    return [volume_layer(read_volume(p), _stem(p)) for p in ([path] if isinstance(path, str) else path)]
 
 
-def volume_layer(volume: Any, name: str) -> LayerTuple:
-    """A volume as an image layer."""
+def _stem(path: str) -> str:
+    """The file's name without what says its format."""
+    from backend.io import READABLE_SUFFIXES
+
+    name = Path(path).name
+    endings = sorted((s for s in READABLE_SUFFIXES if name.lower().endswith(s)), key=len)
+    return name[: -len(endings[-1])] if endings else name
+
+
+def volume_layer(volume: Volume, name: str) -> LayerTuple:
+    """A volume as an image layer, in a window of intensities in which there is something to see."""
     from napari_samed3d.frames import shown_layer
 
-    data, kwargs = shown_layer(volume, volume.array)
-    return data, {"name": name, **kwargs}, "image"
+    data, kwargs = shown_layer(volume, np.asarray(volume.array))
+    return data, {"name": name, "contrast_limits": contrast_limits(data), **kwargs}, "image"
+
+
+def contrast_limits(data: npt.NDArray[Any]) -> tuple[float, float]:
+    """The soft-tissue window of a CT (known by its air), else all but the darkest and brightest of the voxels."""
+    sample = data[tuple(slice(None, None, max(1, n // 64)) for n in data.shape)].astype(np.float32)
+    sample = sample[np.isfinite(sample)]
+    if sample.size == 0:
+        return 0.0, 1.0
+    if sample.min() <= AIR_HU:
+        return SOFT_TISSUE_HU
+    low, high = np.percentile(sample, (1, 99.5)).tolist()
+    return (low, high) if high > low else (low, low + 1)

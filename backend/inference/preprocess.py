@@ -10,7 +10,9 @@ from backend.errors import SamMed3DWarning
 Crop = npt.NDArray[np.float32]
 
 # Below this share of the mean, float32 cannot tell voxels apart.
-RESOLUTION = np.finfo(np.float32).eps
+RESOLUTION = 2.0**-23
+# Below this, the reciprocal is beyond float32.
+SMALLEST = 1e-38
 # In standard deviations. No voxel > 0 of a crop of 128^3 can be beyond 1450, so no image is changed by it.
 LIMIT = np.float32(1e4)
 
@@ -40,7 +42,7 @@ def normalise(crop: Crop) -> Crop:
         foreground = crop.ravel()
     mean = float(foreground.mean(dtype=np.float64))
     deviation = float(foreground.std(ddof=1, dtype=np.float64))
-    if deviation <= max(RESOLUTION * abs(mean), float(np.finfo(np.float32).tiny)):
+    if deviation <= max(RESOLUTION * abs(mean), SMALLEST):
         _warn(f"The voxels around the click all have the value {mean:g}: there is nothing to see in them.")
         deviation = 1.0
     with np.errstate(over="ignore"):  # of values near the end of float32

@@ -1,4 +1,4 @@
-"""TIFF, OME-TIFF and ImageJ stacks, through tifffile. They know no patient: the affine holds the voxel size alone."""
+"""TIFF, OME-TIFF and ImageJ stacks, through tifffile. They know the voxel size, not the patient."""
 
 import importlib.util
 import math
@@ -14,6 +14,7 @@ import numpy.typing as npt
 import tifffile
 
 from backend.errors import ErrorCode, SamMed3DError, SamMed3DWarning
+from backend.geometry import plain_order
 from backend.io.faults import corrupt, foreign
 from backend.io.guard import check_memory, check_present, check_voxels, frame_index
 from backend.io.payload import inflated_size
@@ -34,7 +35,7 @@ _Spacing = tuple[float | None, float | None, float | None]  # mm along (x, y, z)
 
 
 def read(path: Path, frame: int | None) -> Volume:
-    """Read a TIFF stack; see `backend.io.read_volume`. Voxel (x, y, z) is at that times the voxel size."""
+    """Read a TIFF stack; see `backend.io.read_volume`. Columns are taken to run to Left, rows to Posterior."""
     with path.open("rb") as file:
         if file.read(4) not in _MAGICS:
             raise foreign(path, "TIFF")
@@ -50,8 +51,10 @@ def read(path: Path, frame: int | None) -> Volume:
         check_memory(path, series.nbytes)
         _check_segments(series, path)
         array = series.asarray().reshape(shape)
-    volume = _as_frames(array, axes)[index].transpose(2, 1, 0)
-    return Volume(volume, np.diag([*_known(spacing, path), 1.0]), Source(path, "tiff"))
+    stack = _as_frames(array, axes)[index]
+    # The file knows no patient; a viewer shows its rows and columns as they are, so they lie as a viewer's do.
+    affine = plain_order(stack.shape).volume_affine(np.diag([*reversed(_known(spacing, path)), 1.0]))
+    return Volume(stack.transpose(2, 1, 0), affine, Source(path, "tiff"))
 
 
 def write(path: Path, mask: npt.NDArray[Any], volume: Volume) -> None:

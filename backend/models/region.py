@@ -68,4 +68,5 @@ def _grow(image: Floats, cell: tuple[int, ...]) -> Floats:
     logits = (CONFIDENT * (1 - np.abs(image - centre) / tolerance)).clip(-CONFIDENT, CONFIDENT).astype(np.float32)
     logits[cell] = max(logits[cell], 1.0)  # the clicked cell itself, even on an edge
     labels, _ = ndimage.label(logits > 0)
-    return np.where((labels == labels[cell]) | (logits < 0), logits, -logits).astype(np.float32)
+    grown: Floats = np.where((labels == labels[cell]) | (logits < 0), logits, -logits)
+    return grown

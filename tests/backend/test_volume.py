@@ -1,5 +1,6 @@
 import itertools
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -24,8 +25,7 @@ def test_volume_keeps_shape_spacing_and_a_read_only_affine() -> None:
     assert volume.spacing == (2, 0.5, 3)
     affine[0, 0] = np.nan
     assert np.isfinite(volume.affine).all()
-    with pytest.raises(ValueError, match="read-only"):
-        volume.affine[0, 0] = 1
+    assert not volume.affine.flags.writeable
 
 
 def with_entry(row: int, column: int, value: float) -> np.ndarray:
@@ -106,17 +106,16 @@ def is_inside(point: object) -> bool:
 
 
 def check(prompt: Click | Box, expected: bool) -> None:
-    try:
+    with nullcontext() if expected else pytest.raises(SamMed3DError) as caught:
         check_prompt(volume, prompt)
-    except SamMed3DError as error:
-        assert error.code == ErrorCode.PROMPT_INVALID
-        assert not expected
-    else:
-        assert expected
+    if caught:
+        assert caught.value.code == ErrorCode.PROMPT_INVALID
 
 
 @settings(max_examples=400, deadline=None)
-@given(st.lists(numbers, min_size=2, max_size=2), numbers | oddities, containers, st.sampled_from([0, 1, 2, 3, 3, 3, 4]))
+@given(
+    st.lists(numbers, min_size=2, max_size=2), numbers | oddities, containers, st.sampled_from([0, 1, 2, 3, 3, 3, 4])
+)
 def test_points_are_accepted_or_refused_and_nothing_else(
     some: list[float], odd: Any, container: Callable[[tuple[Any, ...]], Any], length: int
 ) -> None:

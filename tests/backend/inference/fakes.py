@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -15,20 +15,21 @@ from backend.inference.engine import Engine
 from backend.inference.predictor import Predictor
 from backend.inference.prompts import Prompt
 from backend.inference.solver import Solver
-from backend.volume import Volume
+from backend.volume import Affine, Volume
 
 Floats = npt.NDArray[np.float32]
 ORIENTATIONS = list(itertools.product(itertools.permutations(range(3)), itertools.product((1, -1), repeat=3)))
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Call:
-    """What `decode` was given, in crop voxels, and what it answered."""
+    """What `decode` was given, in crop voxels, and then what it answered."""
 
+    embedding: Floats
     points: Floats
     labels: list[int]
     previous: Floats
-    logits: Floats
+    logits: Floats = field(init=False)
 
 
 class FakeModel:
@@ -52,12 +53,13 @@ class FakeModel:
     def decode(self, embedding: Tensor, points: Tensor, labels: Tensor, mask_logits: Tensor) -> Tensor:
         assert mask_logits.shape == (1, 1, *(self.logits_size,) * 3)
         assert points.shape == (1, labels.shape[1], 3)
-        given = points[0].numpy().copy(), labels[0].tolist(), mask_logits[0, 0].numpy().copy()
-        logits = self.answer(embedding[0, 0].numpy(), *given)
-        self.calls.append(Call(*given, logits.copy()))
-        return torch.from_numpy(logits)[None, None]
+        previous = mask_logits[0, 0].numpy().copy()
+        call = Call(embedding[0, 0].numpy(), points[0].numpy().copy(), labels[0].tolist(), previous)
+        call.logits = self.answer(call)
+        self.calls.append(call)
+        return torch.from_numpy(call.logits.copy())[None, None]
 
-    def answer(self, image: Floats, points: Floats, labels: list[int], previous: Floats) -> Floats:
+    def answer(self, call: Call) -> Floats:
         raise NotImplementedError
 
     def cell_centres(self) -> Floats:
@@ -72,9 +74,9 @@ class Ball(FakeModel):
 
     radius = 6.0
 
-    def answer(self, image: Floats, points: Floats, labels: list[int], previous: Floats) -> Floats:
-        logits = previous if previous.any() else np.full_like(previous, -9)
-        for point, label in zip(points, labels, strict=True):
+    def answer(self, call: Call) -> Floats:
+        logits = call.previous if call.previous.any() else np.full_like(call.previous, -9)
+        for point, label in zip(call.points, call.labels, strict=True):
             depth = (self.radius - np.linalg.norm(self.cell_centres() - point, axis=-1)).astype(np.float32)
             logits = np.minimum(logits, -depth) if label == 0 else np.maximum(logits, depth)
         return logits
@@ -83,15 +85,15 @@ class Ball(FakeModel):
 class Bright(FakeModel):
     """All that is brighter than the mean of the crop, whatever the click."""
 
-    def answer(self, image: Floats, points: Floats, labels: list[int], previous: Floats) -> Floats:
-        return 4 * image
+    def answer(self, call: Call) -> Floats:
+        return 4 * call.embedding
 
 
 class Everything(FakeModel):
     """An object without end."""
 
-    def answer(self, image: Floats, points: Floats, labels: list[int], previous: Floats) -> Floats:
-        return np.ones_like(previous)
+    def answer(self, call: Call) -> Floats:
+        return np.ones_like(call.previous)
 
 
 def solver(model: FakeModel, volume: Volume, *, extend: bool = False) -> Solver:
@@ -116,7 +118,7 @@ def noise(shape: tuple[int, int, int], affine: npt.ArrayLike | None = None) -> V
     return Volume(values, np.diag([1.5, 1.5, 1.5, 1]) if affine is None else np.asarray(affine))
 
 
-def tilted_affine(orientation: tuple[tuple[int, ...], tuple[int, ...]], spacing: tuple[float, ...]) -> Floats:
+def tilted_affine(orientation: tuple[tuple[int, ...], tuple[int, ...]], spacing: tuple[float, ...]) -> Affine:
     """An affine whose axes run near to the given ones with the given signs, turned, sheared and moved at random."""
     axes, signs = orientation
     rng = np.random.default_rng(ORIENTATIONS.index((axes, signs)))

@@ -15,7 +15,10 @@ from backend.volume import Volume
 Field = Callable[[npt.NDArray[Any]], npt.NDArray[np.float32]]
 
 
-def grid_of(shape: Index3, affine: Any = np.diag([1.5, 1.5, 1.5, 1])) -> Grid:
+STRAIGHT = np.diag([1.5, 1.5, 1.5, 1])
+
+
+def grid_of(shape: Index3, affine: Any = STRAIGHT) -> Grid:
     return canonical_grid(Volume(np.broadcast_to(np.int16(0), shape), affine), 1.5)
 
 
@@ -85,7 +88,7 @@ def test_paint_works_only_on_the_box_of_the_object() -> None:
     patch = Canvas(32, 16, (cut(ball((303, 211, 107), 5), (288, 196, 92), 32, 16),)).paint(grid_of(shape))
     assert max(patch.mask.shape) <= 10 + 2 * 2 + 2
     assert whole(patch, shape)[303, 211, 107]
-    assert abs(np.count_nonzero(patch.mask) / (4 / 3 * np.pi * 5**3) - 1) < 0.1
+    assert abs(np.count_nonzero(patch.mask) / (4 / 3 * np.pi * 5**3) - 1) < 0.15
 
 
 def test_object_at_the_border_reaches_the_last_voxel() -> None:
@@ -133,7 +136,9 @@ def test_windows_are_replaced_and_aligned() -> None:
     canvas = Canvas(16, 8).with_window(one).with_window(follower).with_window(two)
     assert canvas.windows == (follower, two)
     assert canvas.prompted_only().windows == (two,)
-    assert canvas.align((20, 21, 22)) == (21, 20, 23) or canvas.align((20, 21, 22)) == (19, 22, 21)
+    aligned = np.array(canvas.align((20, 21, 22)))
+    assert (np.abs(aligned - (20, 21, 22)) <= 1).all()
+    assert ((aligned - (1, 2, 3)) % canvas.stride == 0).all()
     assert Canvas(16, 8).align((20, 21, 22)) == (20, 21, 22)
     assert canvas.containing((1, 2, 3)) == [two]
     assert canvas.containing((16, 17, 18)) == [follower, two]

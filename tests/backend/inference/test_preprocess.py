@@ -36,8 +36,9 @@ def test_air_is_normalised_by_all_its_voxels() -> None:
 
 @pytest.mark.parametrize("value", [0, 1, -1000, 0.1, 1e-30, 3e38])
 def test_constant_crop_is_only_centred(value: float) -> None:
-    with pytest.warns(SamMed3DWarning, match="all have the value"):
+    with pytest.warns(SamMed3DWarning) as caught:
         out = normalise(crop(value))
+    assert "all have the value" in str(caught[-1].message)
     assert not out.any()
 
 

@@ -14,7 +14,7 @@ prompts = st.sampled_from([POSITIVE, NEGATIVE, BOX, MASK])
 actions = st.one_of(
     st.tuples(st.just("add"), prompts),
     st.tuples(st.just("remove"), st.integers(-1, 4)),
-    st.tuples(st.just("edit"), st.lists(prompts, max_size=3)),
+    st.tuples(st.just("edit"), st.lists(prompts, max_size=3).map(tuple)),
     st.tuples(st.sampled_from(["undo", "redo"])),
 )
 
@@ -58,7 +58,6 @@ class Model:
 def test_history_does_what_the_plain_model_does(walk: list[tuple[object, ...]]) -> None:
     history, model = History(), Model()
     for name, *arguments in walk:
-        arguments = [tuple(a) if isinstance(a, list) else a for a in arguments]
         done = getattr(model, str(name))(*arguments)
         try:
             getattr(history, str(name))(*arguments)

@@ -1,0 +1,98 @@
+import numpy as np
+import pytest
+
+from backend.errors import ErrorCode, SamMed3DError
+from backend.inference.canvas import EMPTY_PATCH, MaskPatch
+from backend.inference.objects import LabelMap
+from backend.inference.prompts import Click
+
+
+def cube(first: int, size: int = 4) -> MaskPatch:
+    return MaskPatch((first,) * 3, np.ones((size,) * 3, dtype=bool))
+
+
+def two_objects() -> LabelMap:
+    """Object 1 at 0 to 3, object 2 at 2 to 5 as far as 1 lets it, both accepted; 3 is open."""
+    objects = LabelMap((12, 12, 12))
+    for first in (0, 2):
+        objects.history.add(Click((first, first, first)))
+        objects.show(cube(first))
+        objects.accept()
+    return objects
+
+
+def count(objects: LabelMap, label: int) -> int:
+    return int(np.count_nonzero(objects.array == label))
+
+
+def test_objects_get_one_label_each_and_overwrite_none() -> None:
+    objects = two_objects()
+    assert (objects.current, objects.accepted) == (3, (1, 2))
+    assert (count(objects, 1), count(objects, 2)) == (64, 64 - 8)
+    assert objects.array.dtype == np.uint16
+
+
+def test_a_new_mask_replaces_the_old_one_of_the_open_object() -> None:
+    objects = two_objects()
+    objects.show(cube(5))
+    objects.show(cube(8))
+    assert count(objects, 3) == 64
+    assert objects.array[9, 9, 9] == 3
+    assert objects.array[6, 6, 6] == 0
+    assert objects.array[5, 5, 5] == 2
+    objects.show(EMPTY_PATCH)
+    assert count(objects, 3) == 0
+    assert (count(objects, 1), count(objects, 2)) == (64, 56)
+
+
+def test_mask_is_not_filled_with_its_box() -> None:
+    objects = LabelMap((12, 12, 12))
+    mask = np.zeros((3, 3, 3), dtype=bool)
+    mask[1, 2, 0] = True
+    objects.show(MaskPatch((4, 5, 6), mask))
+    assert np.argwhere(objects.array).tolist() == [[5, 7, 6]]
+
+
+def test_accepted_object_is_opened_again_with_its_prompts() -> None:
+    objects = two_objects()
+    objects.show(cube(8))
+    objects.reopen(1)
+    assert (objects.current, objects.accepted) == (1, (2,))
+    assert count(objects, 3) == 0  # it was open and not accepted
+    assert objects.history.prompts == (Click((0, 0, 0)),)
+    objects.show(cube(1))
+    assert (count(objects, 1), count(objects, 2)) == (64 - (27 - 8), 56)
+    assert objects.accept() == 1
+    assert objects.current == 3
+    assert not objects.history.prompts
+
+
+def test_reopening_the_open_object_changes_nothing() -> None:
+    objects = two_objects()
+    objects.show(cube(8))
+    objects.reopen(3)
+    assert (objects.current, count(objects, 3)) == (3, 64)
+
+
+def test_what_cannot_be_is_refused() -> None:
+    objects = LabelMap((12, 12, 12))
+    with pytest.raises(SamMed3DError, match="no voxels") as caught:
+        objects.accept()
+    assert caught.value.code == ErrorCode.SESSION_STATE
+    with pytest.raises(SamMed3DError, match="no object 1") as caught:
+        objects.reopen(1)
+    assert caught.value.code == ErrorCode.SESSION_STATE
+    objects.show(cube(0))
+    objects.accept()
+    objects.show(cube(0))  # all of it is object 1's
+    with pytest.raises(SamMed3DError, match="no voxels"):
+        objects.accept()
+
+
+def test_labels_end() -> None:
+    objects = LabelMap((4, 4, 4))
+    objects.current = 65_535
+    objects.show(cube(0))
+    with pytest.raises(SamMed3DError, match="65535 labels"):
+        objects.accept()
+    assert objects.current == 65_535
