@@ -177,7 +177,7 @@ def extract_crop(volume: Volume, grid: Grid, start: Index3, size: int) -> npt.ND
     that is a mask, gives the share of it in each voxel.
 
     Returns:
-        float32 (size, size, size) in grid order (x, y, z); non-finite voxels of the volume stay so.
+        float32 (size, size, size) in grid order (x, y, z); where a voxel is not finite, neither is the result.
     """
     crop = np.zeros((size, size, size), dtype=np.float32)
     inside = [slice(max(0, -s), min(size, n - s)) for s, n in zip(start, grid.shape, strict=True)]

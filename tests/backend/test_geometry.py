@@ -181,7 +181,7 @@ def pair(values: list[Any], dtype: Any) -> npt.NDArray[np.float32]:
         ([False, True], "?", [0, 0.25, 0.75, 1]),
         ([0, 2], ">i2", [0, 0, 1, 2]),
         ([np.nan, 2], "f4", [np.nan, np.nan, np.nan, 2]),
-        ([5, np.inf], "f8", [5, np.inf, np.inf, np.nan]),
+        ([5, np.inf], "f8", [5, np.nan, np.nan, np.nan]),
     ],
 )
 def test_resampled_values(values: list[Any], dtype: str, expected: list[float]) -> None:

@@ -1,5 +1,6 @@
 import nibabel as nib
 import numpy as np
+import pytest
 
 from backend.phantom import ORGANS, torso
 
@@ -12,7 +13,7 @@ def test_torso_is_the_same_at_every_call_and_knows_its_organs() -> None:
     assert voxels.dtype == "i2"
     assert voxels.shape == phantom.labels.shape
     assert nib.aff2axcodes(phantom.volume.affine) == ("L", "P", "S")
-    assert phantom.volume.spacing == (4, 4, 7)
+    assert phantom.volume.spacing == pytest.approx((4, 4, 7))
     for label, (name, (_, _, intensity)) in enumerate(ORGANS.items(), start=1):
         assert phantom.labels[phantom.middle_of(name)] == label
         assert abs(np.median(voxels[phantom.labels == label]) - intensity) < 80, name

@@ -22,7 +22,7 @@ def test_volume_keeps_shape_spacing_and_a_read_only_affine() -> None:
     affine[:3, :3] = affine[:3, :3] @ np.array([[0, -1, 0], [1, 0, 0], [0, 0, 1]])
     volume = Volume(VOXELS, affine)
     assert volume.shape == (4, 5, 6)
-    assert volume.spacing == (2, 0.5, 3)
+    assert volume.spacing == pytest.approx((2, 0.5, 3))
     affine[0, 0] = np.nan
     assert np.isfinite(volume.affine).all()
     assert not volume.affine.flags.writeable
