@@ -1,62 +1,36 @@
-"""What the window does: prompts from Points layers, requests to the model thread, masks into the Labels layer.
+"""What the window does: clicks to the model thread, masks into the Labels layer, one object after the other.
 
 It knows the viewer and its layers, but no widget; a view listens to `changed` and calls the methods.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from napari.layers import Image, Labels, Points
 from napari.qt.threading import create_worker
 from napari.utils import progress
 from napari.utils.notifications import notification_manager, show_error
 from psygnal import Signal
 from qtpy.QtCore import QTimer
 
-from backend.errors import ErrorCode, SamMed3DError
-from backend.geometry import check_inside
-from backend.inference.canvas import EMPTY_PATCH
-from backend.inference.objects import LabelMap
-from backend.inference.prompts import Click
+from backend.errors import SamMed3DError
+from backend.inference.canvas import EMPTY_PATCH, MaskPatch
 from backend.io import write_mask
-from napari_samed3d.frames import METADATA_KEY, Frame, frame_of, layer_point, same_place, volume_index
-from napari_samed3d.picking import first_voxel_above
 from napari_samed3d.worker import Answer, Failure, ModelChoice, ModelThread, Request
+from napari_samed3d.workspace import NEGATIVE, POSITIVE, Ray, Workspace, points_layer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
     from napari.components import ViewerModel
-    from napari.layers import Layer
+    from napari.layers import Image, Points
 
-POSITIVE, NEGATIVE = True, False
-COLOURS = {POSITIVE: "#2ecc40", NEGATIVE: "#ff4136"}
-NAMES = {POSITIVE: "positive clicks", NEGATIVE: "negative clicks"}
-POINT_SIZE_MM = 5.0
-
-Row = tuple[float, ...]
+    from backend.inference.objects import LabelMap
 
 
-@dataclass(eq=False)
-class Workspace:
-    """One image, its objects, and the layers that show them."""
-
-    image: Image
-    frame: Frame
-    objects: LabelMap
-    labels: Labels
-    points: dict[bool, Points]
-    # The points that are prompts already, by their row in the layer's data.
-    known: dict[bool, dict[Row, Click]] = field(default_factory=lambda: {POSITIVE: {}, NEGATIVE: {}})
-
-    @property
-    def layers(self) -> tuple[Layer, ...]:
-        """All layers of it, the image first."""
-        return (self.image, self.labels, self.points[NEGATIVE], self.points[POSITIVE])
+# A click in a window that is known is answered before this; a bar would only flicker.
+BAR_DELAY_MS = 300
 
 
 class Controller:
@@ -81,10 +55,14 @@ class Controller:
         self.workspace: Workspace | None = None
         self._workspaces: list[Workspace] = []
         self._generation = 0
-        self._ray: tuple[Any, Any, list[int]] | None = None
+        self._ray: Ray | None = None
         self._showing = False
         self._syncing = False
         self._bar: progress | None = None
+        self._bar_timer = QTimer()
+        self._bar_timer.setSingleShot(True)
+        self._bar_timer.setInterval(BAR_DELAY_MS)
+        self._bar_timer.timeout.connect(self._show_bar)
         self._thread = ModelThread()
         self._thread.answered.connect(self._on_answer)
         self._thread.failed.connect(self._on_failure)
@@ -111,37 +89,18 @@ class Controller:
         self._say("Click into a structure.")
 
     def _open(self, image: Image) -> Workspace:
-        frame = frame_of(image)
-        objects = LabelMap(frame.volume.shape)
-        placement = {METADATA_KEY: image.metadata[METADATA_KEY]} if METADATA_KEY in image.metadata else {}
-        labels = Labels(
-            frame.order.show(objects.array),
-            name=f"{image.name} objects",
-            opacity=0.5,
-            metadata=placement,
-            **same_place(image),
-        )
-        self.viewer.add_layer(labels)
-        points = {kind: self._add_points(image, kind) for kind in (NEGATIVE, POSITIVE)}
-        workspace = Workspace(image, frame, objects, labels, points)
+        workspace = Workspace.of(image)
+        self.viewer.add_layer(workspace.labels)
+        for layer in workspace.points.values():
+            self._add_points(layer)
         image.events.data.connect(self._on_image_data)
         self._workspaces.append(workspace)
         return workspace
 
-    def _add_points(self, image: Image, kind: bool) -> Points:
-        layer = Points(
-            np.empty((0, 3)),
-            name=f"{image.name} {NAMES[kind]}",
-            face_color=COLOURS[kind],
-            border_color="white",
-            size=POINT_SIZE_MM / float(np.abs(image.scale).min()),
-            projection_mode="rescale_spherical",
-            **same_place(image),
-        )
+    def _add_points(self, layer: Points) -> None:
         self.viewer.add_layer(layer)
         layer.mode = "add"
         layer.events.data.connect(self._on_points)
-        return layer
 
     def _on_image_data(self, event: Any) -> None:
         """The image's voxels were replaced: everything known of it is void."""
@@ -167,7 +126,8 @@ class Controller:
         for kind, layer in workspace.points.items():
             if workspace in self._workspaces and layer not in self.viewer.layers:
                 workspace.known[kind] = {}
-                workspace.points[kind] = self._add_points(workspace.image, kind)
+                workspace.points[kind] = points_layer(workspace.image, kind)
+                self._add_points(workspace.points[kind])
                 self._on_points()
 
     def close_workspace(self, workspace: Workspace) -> None:
@@ -196,6 +156,7 @@ class Controller:
         for workspace in tuple(self._workspaces):
             self._forget(workspace)
         self.workspace = None
+        self.changed.disconnect()
 
     # --- clicks
 
@@ -218,8 +179,8 @@ class Controller:
 
     def _remember_ray(self, _viewer: ViewerModel, event: Any) -> None:
         """Where a mouse press in the 3D view looks along; the point that napari then adds lies anywhere on it."""
-        is_3d = len(event.dims_displayed) == 3
-        self._ray = (event.position, event.view_direction, list(event.dims_displayed)) if is_3d else None
+        shown = list(event.dims_displayed)
+        self._ray = Ray(event.position, event.view_direction, shown) if len(shown) == 3 else None
 
     def _on_points(self) -> None:
         """Take up what changed in a Points layer, but after napari is done with changing it; once for a storm."""
@@ -232,59 +193,23 @@ class Controller:
         workspace = self.workspace
         if workspace is None:
             return
+        clicks, refused = workspace.read_clicks(self._ray, self.threshold)
+        changed = clicks != workspace.objects.history.prompts
         try:
-            prompts = self._read_points(workspace)
-            if prompts == workspace.objects.history.prompts:
-                return
-            workspace.objects.history.edit(prompts)
-        except SamMed3DError as error:
+            if changed:
+                workspace.objects.history.edit(clicks)
+        except SamMed3DError as not_in_this_order:
+            refused, changed = [*refused, not_in_this_order], False
+        self._show_clicks(workspace)
+        if changed:
+            self._prompts_changed()
+        for error in refused:
             self._report(error)
-            return
-        finally:
-            self._show_points(workspace)
-        self._prompts_changed()
 
-    def _read_points(self, workspace: Workspace) -> tuple[Click, ...]:
-        """The clicks in their order: those known that are still there, then the new ones."""
-        rows = {kind: [tuple(row) for row in layer.data.tolist()] for kind, layer in workspace.points.items()}
-        kept = {c for kind, known in workspace.known.items() for row, c in known.items() if row in set(rows[kind])}
-        clicks = [c for c in workspace.objects.history.prompts if c in kept]
-        for kind, layer in workspace.points.items():
-            for row in rows[kind]:
-                if row in workspace.known[kind]:
-                    continue
-                try:
-                    clicks.append(self._new_click(workspace, layer, kind, row))
-                except SamMed3DError as error:  # this click is refused, the others stay
-                    self._report(error)
-        return tuple(clicks)
-
-    def _new_click(self, workspace: Workspace, layer: Points, kind: bool, row: Row) -> Click:
-        if self._ray is not None:
-            hit = first_voxel_above(workspace.image, *self._ray, self.threshold)
-            if hit is None:
-                raise SamMed3DError(
-                    ErrorCode.PROMPT_INVALID,
-                    f"Nothing above {self.threshold:g} lies under this click.",
-                    "Click on the image, or lower the threshold for 3D clicks.",
-                )
-            index = workspace.frame.order.to_volume(hit)
-        else:
-            index = volume_index(workspace.image, workspace.frame, layer, row)
-        x, y, z = check_inside(workspace.frame.volume, index).tolist()
-        return Click((x, y, z), kind)
-
-    def _show_points(self, workspace: Workspace) -> None:
-        """Make the Points layers show the prompts, no more and no less."""
+    def _show_clicks(self, workspace: Workspace) -> None:
         self._showing, self._ray = True, None
         try:
-            for kind, layer in workspace.points.items():
-                clicks = [p for p in workspace.objects.history.prompts if isinstance(p, Click) and p.positive is kind]
-                rows = [layer_point(workspace.image, workspace.frame, layer, c.point) for c in clicks]
-                if layer.data.tolist() != [row.tolist() for row in rows]:
-                    layer.data = np.reshape(rows, (-1, 3))
-                shown = [tuple(row) for row in layer.data.tolist()]
-                workspace.known[kind] = dict(zip(shown, clicks, strict=True))
+            workspace.show_clicks()
         finally:
             self._showing = False
 
@@ -343,10 +268,11 @@ class Controller:
         if answer.patch is not None:
             self._show(answer.patch)
         self._set_busy(not answer.final)
+        if answer.windows == 0:
+            self._say("Ready: press 'run' to segment.")
+            return
         windows = f"{answer.windows} windows" if answer.windows > 1 else "one window"
-        self._say(
-            f"Object {self.current}: {windows}." if answer.final else f"Object {self.current}: {windows} so far ..."
-        )
+        self._say(f"Object {self.current}: {windows}{'.' if answer.final else ' so far ...'}")
 
     def _on_failure(self, failure: Failure) -> None:
         if failure.generation == self._generation:
@@ -368,7 +294,7 @@ class Controller:
         """The label of the open object, 0 if there is no image."""
         return self.workspace.objects.current if self.workspace else 0
 
-    def _show(self, patch: Any) -> None:
+    def _show(self, patch: MaskPatch) -> None:
         if self.workspace is not None:
             self.workspace.objects.show(patch)
             self.workspace.labels.refresh()
@@ -384,14 +310,14 @@ class Controller:
     def _step(self, name: str) -> None:
         if self.workspace is not None:
             getattr(self.workspace.objects.history, name)()
-            self._show_points(self.workspace)
+            self._show_clicks(self.workspace)
             self._prompts_changed()
 
     def reset(self) -> None:
         """Take all clicks of the open object away; undo brings them back."""
         if self.workspace is not None:
             self.workspace.objects.history.edit(())
-            self._show_points(self.workspace)
+            self._show_clicks(self.workspace)
             self._prompts_changed()
 
     def accept(self) -> None:
@@ -414,7 +340,7 @@ class Controller:
         self._give_up()
         workspace.labels.refresh()
         workspace.labels.selected_label = workspace.objects.current
-        self._show_points(workspace)
+        self._show_clicks(workspace)
         self._say(f"Object {self.current}: click into it.")
 
     def save(self, path: Path) -> None:
@@ -434,13 +360,18 @@ class Controller:
         self.changed.emit()
 
     def _set_busy(self, busy: bool) -> None:
-        """Show in napari's activity dock that the model is at work."""
+        """Show in napari's activity dock that the model is at work, if it is for long."""
         self.busy = busy
         if busy and self._bar is None:
-            self._bar = progress(total=0, desc="SAM-Med3D")
-        elif not busy and self._bar is not None:
-            self._bar.close()
-            self._bar = None
+            self._bar_timer.start()
+        elif not busy:
+            self._bar_timer.stop()
+            if self._bar is not None:
+                self._bar.close()
+                self._bar = None
+
+    def _show_bar(self) -> None:
+        self._bar = progress(total=0, desc="SAM-Med3D")
 
     def _report(self, error: Exception) -> None:
         """Tell the user what to mend; anything that is not theirs to mend is shown as the defect it is."""

@@ -18,8 +18,9 @@ from qtpy.QtWidgets import QApplication
 from backend.inference.loading import AUTO, REGION, UNTRAINED, resolve
 from backend.io import write_mask
 from backend.phantom import torso
-from napari_samed3d.controller import POSITIVE, Controller
+from napari_samed3d.controller import Controller
 from napari_samed3d.reader import read_volumes, volume_layer
+from napari_samed3d.workspace import POSITIVE
 
 if TYPE_CHECKING:
     from napari_samed3d.widget import SegmentWidget

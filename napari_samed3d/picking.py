@@ -30,3 +30,15 @@ def first_voxel_above(
         values = slab[tuple((voxels - low).T)]
     above = np.flatnonzero(values > threshold)
     return voxels[above[0]].astype(np.float64) if len(above) else None
+
+
+def intensity_range(image: Image) -> tuple[float, float]:
+    """About the darkest and the brightest voxel of an image, between which a threshold makes sense."""
+    data = image.data[0] if image.multiscale else image.data
+    if not isinstance(data, np.ndarray):  # to look at all of a lazy array may take minutes
+        low, high = image.contrast_limits_range
+        return low, high
+    sample = data[tuple(slice(None, None, max(1, n // 64)) for n in data.shape)]
+    sample = sample[np.isfinite(sample)]
+    low, high = (float(sample.min()), float(sample.max())) if sample.size else (0.0, 0.0)
+    return low, max(high, low + 1)

@@ -21,9 +21,11 @@ from qtpy.QtWidgets import QFileDialog, QVBoxLayout, QWidget
 
 from backend.inference.loading import AUTO, REGION, UNTRAINED, model_names, resolve
 from napari_samed3d import texts
-from napari_samed3d.controller import NEGATIVE, POSITIVE, Controller
+from napari_samed3d.controller import Controller
+from napari_samed3d.picking import intensity_range
 from napari_samed3d.settings import segment_settings
 from napari_samed3d.worker import ModelChoice
+from napari_samed3d.workspace import NEGATIVE, POSITIVE
 
 if TYPE_CHECKING:
     import napari
@@ -50,6 +52,7 @@ class SegmentWidget(QWidget):
         self.controller = Controller(napari_viewer, ModelChoice(self._settings.model, self._settings.device))
         self.controller.auto_run = self._settings.auto_run
         self.controller.extend = self._settings.extend
+        self._ranged: Image | None = None  # the image whose intensities the slider spans
         self._make_fields()
         self._make_buttons()
         fields = [getattr(self, name) for name in texts.TOOLTIPS]
@@ -168,11 +171,11 @@ class SegmentWidget(QWidget):
         self.status.value = f"{controller.message}\n\n{texts.wrap(UNTRAINED)}" if untrained else controller.message
 
     def _refresh_threshold(self, image: Image) -> None:
-        low, high = image.contrast_limits_range
-        self.threshold.min, self.threshold.max = (
-            min(low, self.controller.threshold),
-            max(high, self.controller.threshold),
-        )
+        if image is not self._ranged:
+            self._ranged = image
+            low, high = intensity_range(image)
+            self.threshold.min, self.threshold.max = low, high
+            self.controller.threshold = min(max(self.controller.threshold, low), high)
         self.threshold.value = self.controller.threshold
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -112,6 +114,8 @@ class ModelThread(QObject):
         self._thread.join(timeout=2)
 
     def _run(self) -> None:
+        if sys.platform == "linux":  # where a thread has a priority of its own: the window's goes first
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)
         while (request := self._next()) is not None:
             try:
                 self._serve(request)

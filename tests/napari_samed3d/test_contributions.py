@@ -39,7 +39,9 @@ def test_read_change_write_keeps_the_grid(oblique: Path, tmp_path: Path) -> None
     ((data, kwargs, kind),) = reader(str(oblique))
     assert kind == "image"
     # A labels layer on the image's grid, as the widget makes it, saved by napari's own dialog.
-    labels = Labels((data > 0).astype(np.uint8), **{k: v for k, v in kwargs.items() if k != "name"})
+    labels = Labels(
+        (data > 0).astype(np.uint8), **{k: v for k, v in kwargs.items() if k not in ("name", "contrast_limits")}
+    )
     target = tmp_path / "mask.nii.gz"
     layer_data, meta, _ = labels.as_layer_data_tuple()
     assert write_labels(str(target), layer_data, meta) == [str(target)]

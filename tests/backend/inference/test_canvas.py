@@ -92,10 +92,10 @@ def test_paint_works_only_on_the_box_of_the_object() -> None:
 
 
 def test_object_at_the_border_reaches_the_last_voxel() -> None:
-    """31 voxels of 0.8 mm are 24.8 mm, the grid 24: what is left over belongs to the outermost grid voxel."""
-    shape = (31, 31, 31)
+    """32 voxels of 0.5 mm are 16 mm, the grid 15: what is left over belongs to the outermost grid voxel."""
+    shape = (32, 32, 32)
     canvas = Canvas(16, 8, (Window((0, 0, 0), np.ones((8, 8, 8), dtype=np.float32), True),))
-    assert whole(canvas.paint(grid_of(shape, np.diag([0.8, 0.8, 0.8, 1]))), shape).all()
+    assert whole(canvas.paint(grid_of(shape, np.diag([0.5, 0.5, 0.5, 1]))), shape).all()
 
 
 def test_window_inside_the_volume_ends_where_it_ends() -> None:
@@ -128,6 +128,8 @@ def test_read_gives_a_window_itself_or_what_the_others_say() -> None:
     assert not ahead[:, :, 2:].any()
     assert not canvas.read((0, 160, 0)).any()
     assert not Canvas(16, 8).read((0, 0, 0)).any()
+    diagonal = Canvas(16, 8, (Window((0, 0, 0), first, True), Window((16, 16, 16), second, True)))
+    assert not diagonal.read((16, 0, 0)).any()
 
 
 def test_windows_are_replaced_and_aligned() -> None:

@@ -40,6 +40,7 @@ class Full(FakeModel):
     def decode(
         self, embedding: torch.Tensor, points: torch.Tensor, labels: torch.Tensor, mask_logits: torch.Tensor
     ) -> torch.Tensor:
+        assert embedding.device == points.device == labels.device == mask_logits.device
         self.check("decode")
         return super().decode(embedding, points, labels, mask_logits)
 

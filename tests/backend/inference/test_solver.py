@@ -7,7 +7,10 @@ from fakes import (
     ORIENTATIONS,
     Ball,
     Bright,
+    Call,
     Everything,
+    FakeModel,
+    Floats,
     dice,
     noise,
     painted,
@@ -217,6 +220,18 @@ def test_long_object_is_followed_to_its_ends() -> None:
     assert model.embedded == len(canvas.windows)
 
 
+def test_window_that_follows_is_prompted_by_the_click_or_the_surest_cell() -> None:
+    model = Bright(32, 16)
+    canvas = solver(model, tube()[0], extend=True).final((Click((20, 22, 60)),))
+    for window, call in zip(canvas.windows, model.calls, strict=True):
+        if window.start[2] <= 60 < window.start[2] + 32:
+            np.testing.assert_array_equal(call.points[0] + window.start, (20, 22, 60))
+        else:
+            x, y, z = (call.points[0] // 2).astype(int)
+            assert (call.points[0] % 2 == 1).all()  # the middle of a cell
+            assert call.previous[x, y, z] == call.previous.max() > 0
+
+
 def test_without_extension_there_is_one_window() -> None:
     volume, _ = tube()
     assert len(solver(Bright(), volume).final((Click((20, 22, 60)),)).windows) == 1
@@ -255,6 +270,23 @@ def test_correction_in_an_extended_object_follows_it_anew() -> None:
         sees = all(s <= v < s + 32 for s, v in zip(window.start, (20, 30, 120), strict=True))
         assert window.prompted == (sees or window.start == (4, 6, 44))
     assert dice(painted(answers, [click, correction]), inside) > 0.9
+
+
+class Leak(FakeModel):
+    """A rod that leaks towards +z until a negative click stops it inside the window."""
+
+    def answer(self, call: Call) -> Floats:
+        x, y, z = np.moveaxis(self.cell_centres(), -1, 0)
+        rod = (abs(x - 16) < 5) & (abs(y - 16) < 5) & (z > 8)
+        stopped = call.labels == [0]
+        return np.where(rod & (z < 24) if stopped else rod, np.float32(1), np.float32(-1))
+
+
+def test_correction_takes_back_where_the_object_had_leaked_to() -> None:
+    answers = solver(Leak(), noise((80, 80, 200)), extend=True)
+    assert len(answers.final((FIRST,)).windows) > 2
+    stop = Click((40, 40, 30), positive=False)  # seen by the first window only
+    assert len(answers.final((FIRST, stop)).windows) == 1
 
 
 def test_click_outside_all_windows_opens_one_aligned_with_them() -> None:
