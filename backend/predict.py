@@ -2,21 +2,19 @@
 
 import argparse
 import sys
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
-from backend.errors import ErrorCode, SamMed3DError, SamMed3DWarning
+from backend.cli import add_model_options, exit_status, load_with_bar
+from backend.errors import ErrorCode, SamMed3DError
 from backend.geometry import from_world
-from backend.inference.engine import Engine
-from backend.inference.loading import AUTO, REGION, UNTRAINED, load_engine, model_names, resolve
+from backend.inference.loading import resolve
 from backend.inference.predictor import Predictor
 from backend.inference.prompts import Box, Click, InitialMask, Point, Prompt, check_order, check_prompt
 from backend.inference.session import Session
-from backend.io import read_volume, write_mask
+from backend.io import check_writable, read_volume, write_mask
 from backend.volume import Volume
 
 
@@ -47,9 +45,7 @@ def parser() -> argparse.ArgumentParser:
     add("--box", nargs=6, type=float, metavar=("I", "J", "K", "I2", "J2", "K2"), help="two opposite corners around it")
     add("--initial-mask", type=Path, metavar="MASK", help="a mask on the image's grid to start from")
     add("-o", "--output", type=Path, required=True, metavar="MASK", help="the mask's file, on the image's own grid")
-    add("--model", default=AUTO, help=f"{', '.join(model_names())}, or a .pth or .safetensors file (default: auto)")
-    add("--device", default="auto", choices=("auto", "cuda", "mps", "cpu"))
-    add("--precision", default="auto", choices=("auto", "float32", "bfloat16"))
+    add_model_options(out)
     add("--frame", type=int, help="which frame of a 4-D image, from 0")
     add("--no-extend", action="store_true", help="stay in the first window, even where the object goes on")
     return out
@@ -57,12 +53,10 @@ def parser() -> argparse.ArgumentParser:
 
 def run(options: argparse.Namespace) -> None:
     """Read, segment, write."""
+    check_writable(options.output)
     volume = read_volume(options.image, options.frame)
     prompts = collect_prompts(options, volume)
-    if resolve(options.model) == REGION and options.model != REGION:
-        print(UNTRAINED, file=sys.stderr)
-    engine = load_with_bar(options)
-    session = Session(Predictor(engine, volume), extend=not options.no_extend)
+    session = Session(Predictor(load_with_bar(options), volume), extend=not options.no_extend)
     for prompt in prompts:
         session.add(prompt)
     session.segment()
@@ -112,29 +106,9 @@ def point(values: Sequence[float]) -> Point:
     return x, y, z
 
 
-def load_with_bar(options: argparse.Namespace) -> Engine:
-    """Load the model, with a progress bar on standard error while it is downloaded."""
-    with tqdm(unit="B", unit_scale=True, unit_divisor=1024, leave=False, disable=None) as bar:
-
-        def progress(done: int, total: int | None) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
-
-        return load_engine(options.model, options.device, options.precision, progress)
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns its exit status: 0, or 2 for what the user can mend."""
-    options = parser().parse_args(arguments)
-    with warnings.catch_warnings():
-        warnings.simplefilter("always", SamMed3DWarning)
-        warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
-        try:
-            run(options)
-        except SamMed3DError as error:
-            print(f"error: {error}", file=sys.stderr)
-            return 2
-    return 0
+    return exit_status(run, parser().parse_args(arguments))
 
 
 if __name__ == "__main__":

@@ -49,11 +49,11 @@ class Solver:
         return canvas
 
     def solve(self, prompts: Prompts) -> Iterator[Canvas]:
-        """Yield the object as it grows; the last one is final. Stopping early keeps what was yielded.
+        """Yield the object as it grows; the last one is final. Solving again after stopping early goes on from there.
 
         Prompts are given one at a time together with the logits before them (design of the published
-        training; replaying clicks one by one is what works best for its weights). Of the replay only
-        the newest prompt's steps are yielded.
+        training; replaying clicks one by one is what works best for its weights). An initial mask replaces
+        all that was before it.
 
         Raises:
             SamMed3DError: a prompt outside the volume, or a negative click as the first.
@@ -61,16 +61,17 @@ class Solver:
         check_order(prompts)
         for prompt in prompts:
             check_prompt(self.predictor.volume, prompt)
-        done = next(n for n in range(len(prompts), -1, -1) if n == 0 or prompts[:n] in self._solved)
-        canvas = self._solved[prompts[:done]] if done else self.predictor.canvas()
-        for count in range(done + 1, len(prompts) + 1):
-            for step in self._steps(canvas, prompts[:count]):
+        known = next(n for n in range(len(prompts), -1, -1) if n == 0 or prompts[:n] in self._solved)
+        canvas = self._solved[prompts[:known]] if known else self.predictor.canvas()
+        for count in range(known + (known < len(prompts)), len(prompts) + 1):
+            given, newest = prompts[:count], count == len(prompts)
+            if count > known:
+                canvas = self._answer(canvas, given[-1])
+            for step in self._follow(canvas, given, explore=newest):
                 canvas = step
-                self._remember(prompts[:count], canvas)
-                if count == len(prompts):
+                self._remember(given, canvas)
+                if newest:
                     yield canvas
-        if done == len(prompts):
-            yield canvas
 
     def _remember(self, prompts: Prompts, canvas: Canvas) -> None:
         self._solved[prompts] = canvas
@@ -78,24 +79,16 @@ class Solver:
         while len(self._solved) > REMEMBERED:
             self._solved.popitem(last=False)
 
-    def _steps(self, canvas: Canvas, prompts: Prompts) -> Iterator[Canvas]:
-        """The canvas after the newest of `prompts`; earlier stages too, before anything that takes long."""
-        newest = prompts[-1]
-        if isinstance(newest, InitialMask):
-            yield self._fill(newest)
-            return
-        canvas = self._answer(canvas, newest)
-        if self.extend:
-            # From the prompted windows anew, so that a correction also takes back where the object had leaked to.
-            yield from self._follow(canvas.prompted_only(), prompts)
-        else:
-            yield canvas
-
     def _first_start(self, prompt: Prompt) -> Index3:
         return self.predictor.centred(self.predictor.grid.voxel_of(_centre(prompt)))
 
-    def _answer(self, canvas: Canvas, prompt: Click | Box) -> Canvas:
-        """Give the prompt to every window that sees it; to a new one if none does."""
+    def _answer(self, canvas: Canvas, prompt: Prompt) -> Canvas:
+        """Give the prompt to every window that sees it, to a new one if none does; leave only prompted windows.
+
+        Those that follow the object are opened anew, so that a correction also takes back where it had leaked to.
+        """
+        if isinstance(prompt, InitialMask):
+            return self._fill(prompt)
         voxel = self.predictor.grid.voxel_of(_centre(prompt))
         starts = [w.start for w in canvas.containing(voxel)]
         if not starts and (isinstance(prompt, Box) or prompt.positive):
@@ -103,7 +96,7 @@ class Solver:
         for start in starts:
             voxels, labels = self._tokens(prompt, start)
             canvas = self._decode(canvas, start, voxels, labels, prompted=True)
-        return canvas
+        return canvas.prompted_only()
 
     def _tokens(self, prompt: Click | Box, start: Index3) -> tuple[list[Index3], list[int]]:
         """Grid voxels and labels of a prompt, for the window at `start`."""
@@ -124,24 +117,25 @@ class Solver:
         logits = self.predictor.decode(start, voxels, labels, canvas.read(start))
         return canvas.with_window(Window(start, logits, prompted))
 
-    def _follow(self, canvas: Canvas, prompts: Prompts) -> Iterator[Canvas]:
+    def _follow(self, canvas: Canvas, prompts: Prompts, *, explore: bool) -> Iterator[Canvas]:
         """Open windows half a window further wherever the object reaches a face (paper: large targets).
 
         Each overlaps the one before by 50 % and sees a prompt: a click of the person's that lies in it, or
-        else the surest voxel of what is already found there. Yields before each window that is new to the
-        predictor, and at the end.
+        else the surest voxel of what is already found there. Windows that are new to the predictor take long:
+        they are opened only to `explore`, and what there is is yielded before each of them, and at the end.
         """
         min_cells = max(1, round(FACE_AREA_MM2 / (canvas.stride * SPACING_MM) ** 2))
         tried = {w.start for w in canvas.windows}
-        frontier = list(canvas.windows)
+        whole = not prompts or isinstance(prompts[-1], InitialMask)  # nothing yet, or given as it is
+        frontier = list(canvas.windows) if self.extend and not whole else []
         while frontier:
             for start in self._ahead(canvas, frontier.pop(0), min_cells):
                 if start in tried or len(canvas.windows) >= MAX_WINDOWS:
                     continue
-                anchor = self._anchor(canvas, prompts, start)
-                if anchor is None:
-                    continue
                 tried.add(start)
+                anchor = self._anchor(canvas, prompts, start)
+                if anchor is None or not (explore or self.predictor.has_embedding(start)):
+                    continue
                 if not self.predictor.has_embedding(start):
                     yield canvas
                 canvas = self._decode(canvas, start, [anchor], [POSITIVE], prompted=False)

@@ -17,7 +17,7 @@ from backend.io.boundary import reading, writing
 from backend.io.labels import label_array
 from backend.volume import Volume
 
-__all__ = ["READABLE_SUFFIXES", "WRITABLE_SUFFIXES", "read_volume", "write_mask"]
+__all__ = ["READABLE_SUFFIXES", "WRITABLE_SUFFIXES", "check_writable", "read_volume", "write_mask"]
 
 _WRITERS = {  # ending -> module of this package
     **dict.fromkeys((".nii.gz", ".nii"), "nifti"),
@@ -83,6 +83,21 @@ def write_mask(path: str | os.PathLike[str], mask: npt.ArrayLike, volume: Volume
             be written: then a file that was there before is unchanged.
     """
     path = Path(path)
+    name = check_writable(path)
+    labels = label_array(mask, volume)
+    with writing(path), replacing(path) as temporary:
+        _module(name, path).write(temporary, labels, volume)
+
+
+def check_writable(path: Path) -> str:
+    """Refuse a name or a folder that no mask can be written to, before the work of making one.
+
+    Returns:
+        the module of this package that writes the format.
+
+    Raises:
+        SamMed3DError: the name ends in no format for masks, or its folder is not there.
+    """
     name = _by_suffix(path, _WRITERS)
     if name is None:
         raise SamMed3DError(
@@ -90,9 +105,11 @@ def write_mask(path: str | os.PathLike[str], mask: npt.ArrayLike, volume: Volume
             f"{path} does not end in a format that masks are written in.",
             f"Choose one of {', '.join(WRITABLE_SUFFIXES)}.",
         )
-    labels = label_array(mask, volume)
-    with writing(path), replacing(path) as temporary:
-        _module(name, path).write(temporary, labels, volume)
+    if not path.absolute().parent.is_dir():
+        raise SamMed3DError(
+            ErrorCode.FILE_WRITE, f"There is no folder {path.absolute().parent}.", "Make it, or choose another one."
+        )
+    return name
 
 
 def _reader(path: Path) -> str:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from inference.fakes import Ball, dice, noise, painted, solver
 
-from backend import predict
+from backend import cli, predict
 from backend.inference.engine import Engine
 from backend.inference.predictor import Predictor
 from backend.inference.prompts import Click
@@ -43,7 +43,7 @@ def image(tmp_path: Path) -> Path:
 def model(monkeypatch: pytest.MonkeyPatch) -> Ball:
     """Stands in for whatever the command would load."""
     ball = Ball(32, 16, supports_boxes=True)
-    monkeypatch.setattr(predict, "load_engine", lambda *_: Engine(ball, torch.device("cpu")))
+    monkeypatch.setattr(cli, "load_engine", lambda *_: Engine(ball, torch.device("cpu")))
     return ball
 
 
@@ -180,7 +180,7 @@ def test_initial_mask_of_another_grid_is_refused(image: Path, model: Ball, capsy
 def test_prompts_are_checked_before_the_model_is_loaded(
     image: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(predict, "load_engine", lambda *_: pytest.fail("loaded for nothing"))
+    monkeypatch.setattr(cli, "load_engine", lambda *_: pytest.fail("loaded for nothing"))
     refusal(capsys, image, "--point", 99, 0, 0)
     refusal(capsys, image, "--negative", *MIDDLE)
 
@@ -275,3 +275,12 @@ def test_command_answers_as_published(shared: Path, weights: Path, tmp_path: Pat
     answers = Solver(Predictor(Engine(load_model(weights), torch.device("cpu")), read_volume(image)), extend=False)
     x, y, z = click
     np.testing.assert_array_equal(mask, painted(answers, [Click((x, y, z))]))
+
+
+@pytest.mark.parametrize("name", ["mask.png", "nowhere/mask.nii.gz"])
+def test_an_output_that_cannot_be_written_is_refused_before_the_work(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(predict, "read_volume", lambda *_: pytest.fail("read for nothing"))
+    assert predict.main(["ct.nii.gz", "--point", "1", "2", "3", "-o", str(tmp_path / name)]) == 2
+    assert name.split("/")[0] in capsys.readouterr().err

@@ -312,18 +312,28 @@ def test_negative_click_outside_all_windows_changes_nothing() -> None:
     assert len(model.calls) == 1
 
 
-def test_stopping_early_keeps_what_was_found() -> None:
+def test_after_stopping_early_the_same_goes_on_and_a_correction_comes_first() -> None:
     volume, _ = tube()
-    model = Bright()
-    answers = solver(model, volume, extend=True)
-    click = Click((20, 22, 60))
+    click, correction = Click((20, 22, 60)), Click((20, 30, 60))
+    whole = solver(Bright(), volume, extend=True).final((click,))
+    answers = solver(model := Bright(), volume, extend=True)
     steps = answers.solve((click,))
     next(steps)
-    second = next(steps)
+    assert len(next(steps).windows) == 2
     del steps
-    assert len(second.windows) == 2
-    assert answers.final((click,)) is second
-    assert len(solver(Bright(), volume, extend=True).final((click,)).windows) > 2
+    embedded = model.embedded
+    first = next(answers.solve((click, correction)))
+    assert model.embedded == embedded  # no window is explored before the correction is answered
+    assert len(first.windows) == 2
+    assert {w.start for w in answers.final((click,)).windows} == {w.start for w in whole.windows}
+
+
+def test_an_initial_mask_is_taken_as_it_is() -> None:
+    model = Everything()
+    mask = np.zeros((80, 80, 80), dtype=bool)
+    mask[10:70, 10:70, 10:70] = True
+    solver(model, noise((80, 80, 80)), extend=True).final((InitialMask(mask),))
+    assert not model.calls
 
 
 def test_growth_is_shown_before_each_new_window() -> None:

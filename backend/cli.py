@@ -1,0 +1,46 @@
+"""What the command lines share: how a model is asked for, and how errors and warnings reach a terminal."""
+
+import argparse
+import sys
+import warnings
+from collections.abc import Callable
+
+from tqdm import tqdm
+
+from backend.errors import SamMed3DError, SamMed3DWarning
+from backend.inference.engine import Engine
+from backend.inference.loading import AUTO, REGION, UNTRAINED, load_engine, model_names, resolve
+
+
+def add_model_options(parser: argparse.ArgumentParser) -> None:
+    """--model, --device and --precision."""
+    names = ", ".join(model_names())
+    parser.add_argument("--model", default=AUTO, help=f"{names}, or a .pth or .safetensors file (default: auto)")
+    parser.add_argument("--device", default="auto", choices=("auto", "cuda", "mps", "cpu"))
+    parser.add_argument("--precision", default="auto", choices=("auto", "float32", "bfloat16"))
+
+
+def load_with_bar(options: argparse.Namespace) -> Engine:
+    """The model of those options, with a progress bar on standard error while it is downloaded."""
+    if options.model == AUTO and resolve(AUTO) == REGION:
+        print(UNTRAINED, file=sys.stderr)
+    with tqdm(unit="B", unit_scale=True, unit_divisor=1024, leave=False, disable=None) as bar:
+
+        def progress(done: int, total: int | None) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        return load_engine(options.model, options.device, options.precision, progress)
+
+
+def exit_status(run: Callable[[argparse.Namespace], None], options: argparse.Namespace) -> int:
+    """Run a command: 0, or 2 with a message on standard error for what the user can mend."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", SamMed3DWarning)
+        warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
+        try:
+            run(options)
+        except SamMed3DError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 2
+    return 0
