@@ -283,4 +283,4 @@ def test_an_output_that_cannot_be_written_is_refused_before_the_work(
 ) -> None:
     monkeypatch.setattr(predict, "read_volume", lambda *_: pytest.fail("read for nothing"))
     assert predict.main(["ct.nii.gz", "--point", "1", "2", "3", "-o", str(tmp_path / name)]) == 2
-    assert name.split("/")[0] in capsys.readouterr().err
+    assert name.split("/", maxsplit=1)[0] in capsys.readouterr().err
