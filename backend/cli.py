@@ -3,7 +3,9 @@
 import argparse
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
 
 from tqdm import tqdm
 
@@ -24,13 +26,20 @@ def load_with_bar(options: argparse.Namespace) -> Engine:
     """The model of those options, with a progress bar on standard error while it is downloaded."""
     if options.model == AUTO and resolve(AUTO) == REGION:
         print(UNTRAINED, file=sys.stderr)
-    with tqdm(unit="B", unit_scale=True, unit_divisor=1024, leave=False, disable=None) as bar:
+    with progress_bar(unit="B", unit_scale=True, unit_divisor=1024) as progress:
+        return load_engine(options.model, options.device, options.precision, progress)
 
-        def progress(done: int, total: int | None) -> None:
+
+@contextmanager
+def progress_bar(**look: Any) -> Iterator[Callable[..., None]]:
+    """A bar on a terminal, nothing elsewhere; gives a function to call with what is done and, if known, of how much."""
+    with tqdm(leave=False, disable=None, **look) as bar:
+
+        def progress(done: int, total: int | None = None) -> None:
             bar.total = total
             bar.update(done - bar.n)
 
-        return load_engine(options.model, options.device, options.precision, progress)
+        yield progress
 
 
 def exit_status(run: Callable[[argparse.Namespace], None], options: argparse.Namespace) -> int:

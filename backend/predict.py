@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from backend.cli import add_model_options, exit_status, load_with_bar
+from backend.cli import add_model_options, exit_status, load_with_bar, progress_bar
 from backend.errors import ErrorCode, SamMed3DError
 from backend.geometry import from_world
 from backend.inference.loading import resolve
@@ -59,7 +59,8 @@ def run(options: argparse.Namespace) -> None:
     session = Session(Predictor(load_with_bar(options), volume), extend=not options.no_extend)
     for prompt in prompts:
         session.add(prompt)
-    session.segment()
+    with progress_bar(desc="segmenting", unit=" windows") as progress:
+        session.segment(progress)
     write_mask(options.output, session.labels, volume)
     voxels = int(np.count_nonzero(session.labels))
     millilitres = voxels * abs(np.linalg.det(volume.affine[:3, :3])) / 1000

@@ -62,8 +62,15 @@ class SegmentWidget(QWidget):
         self._connect()
         self._bind_keys()
         self.controller.changed.connect(self._refresh)
-        napari_viewer.layers.selection.events.active.connect(self._refresh)
-        self.destroyed.connect(partial(_let_go, napari_viewer, self.controller))
+        layers = napari_viewer.layers
+        links = [
+            (layers.events.inserted, self.image.reset_choices),
+            (layers.events.removed, self.image.reset_choices),
+            (layers.selection.events.active, self._refresh),
+        ]
+        for event, callback in links:
+            event.connect(callback)
+        self.destroyed.connect(partial(_let_go, napari_viewer, self.controller, links))
         self._choose_first_image()
         self._refresh()
 
@@ -99,8 +106,6 @@ class SegmentWidget(QWidget):
     def _connect(self) -> None:
         controller, buttons = self.controller, self.buttons
         self.image.changed.connect(controller.use_image)
-        for event in (self._viewer.layers.events.inserted, self._viewer.layers.events.removed):
-            event.connect(self.image.reset_choices)
         self.model.changed.connect(self._on_model)
         self.weights.changed.connect(self._on_model)
         self.device.changed.connect(self._on_model)
@@ -179,8 +184,10 @@ class SegmentWidget(QWidget):
         self.threshold.value = self.controller.threshold
 
 
-def _let_go(viewer: napari.Viewer, controller: Controller) -> None:
-    """After the widget is gone: end its thread, give its keys back."""
+def _let_go(viewer: napari.Viewer, controller: Controller, links: list[tuple[Any, Any]]) -> None:
+    """After the widget is gone: end its thread, hear no more of the viewer, give its keys back."""
     controller.close()
+    for event, callback in links:
+        event.disconnect(callback)
     for key in texts.KEYS:
         viewer.bind_key(key, None)

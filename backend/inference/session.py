@@ -1,5 +1,7 @@
 """Interactive segmentation of several objects in one volume, as a script uses it."""
 
+from collections.abc import Callable
+
 import numpy as np
 import numpy.typing as npt
 
@@ -60,9 +62,14 @@ class Session:
         x, y, z = check_inside(self.solver.predictor.volume, index).tolist()
         return x, y, z
 
-    def segment(self) -> MaskPatch:
-        """Compute the open object from its prompts, show it in `labels`, and return it."""
-        patch = self.solver.predictor.paint(self.solver.final(self.history.prompts))
+    def segment(self, progress: Callable[[int], None] | None = None) -> MaskPatch:
+        """Compute the open object from its prompts, show it in `labels`, and return it.
+
+        Args:
+            progress: called with the number of windows so far, each time before a new one is looked at and at
+                the end; a large object takes several.
+        """
+        patch = self.solver.predictor.paint(self.solver.final(self.history.prompts, progress))
         self.objects.show(patch)
         return patch
 

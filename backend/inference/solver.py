@@ -1,7 +1,7 @@
 """Prompts in order -> logits: replay one prompt at a time, extend where the object leaves the window."""
 
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +20,8 @@ FACE_AREA_MM2 = 100.0
 MAX_WINDOWS = 27
 # Logit given to the voxels of an initial mask (and its negative outside): sure, yet not beyond what a network gives.
 MASK_LOGIT = 8.0
-REMEMBERED = 256
+# Lists of prompts whose windows are kept; what is undone beyond them is replayed. One window takes up to 1 MB.
+REMEMBERED = 32
 
 
 class Solver:
@@ -41,11 +42,13 @@ class Solver:
         check_prompt(self.predictor.volume, prompt)
         self.predictor.embedding(self._first_start(prompt))
 
-    def final(self, prompts: Prompts) -> Canvas:
-        """The object that `prompts` describe, all windows done; empty without prompts."""
+    def final(self, prompts: Prompts, progress: Callable[[int], None] | None = None) -> Canvas:
+        """The object that `prompts` describe, all windows done; `progress` is called with their number so far."""
         canvas = self.predictor.canvas()
         for step in self.solve(prompts):
             canvas = step
+            if progress is not None:
+                progress(len(canvas.windows))
         return canvas
 
     def solve(self, prompts: Prompts) -> Iterator[Canvas]:

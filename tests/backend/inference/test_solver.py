@@ -336,6 +336,12 @@ def test_an_initial_mask_is_taken_as_it_is() -> None:
     assert not model.calls
 
 
+def test_progress_counts_the_windows() -> None:
+    counts: list[int] = []
+    canvas = solver(Bright(), tube()[0], extend=True).final((Click((20, 22, 60)),), counts.append)
+    assert counts == [*range(1, len(canvas.windows) + 1)]
+
+
 def test_growth_is_shown_before_each_new_window() -> None:
     volume, _ = tube()
     counts = [len(canvas.windows) for canvas in solver(Bright(), volume, extend=True).solve((Click((20, 22, 60)),))]
