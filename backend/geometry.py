@@ -214,8 +214,10 @@ def interpolate_axis(values: npt.NDArray[np.generic], at: Floats, axis: int) -> 
     return out
 
 
-# The viewer's world, mm along (Superior, Posterior, Left), from mm in RAS+.
-RAS_TO_VIEWER = np.array([[0.0, 0, 1, 0], [0, -1, 0, 0], [-1, 0, 0, 0], [0, 0, 0, 1]])
+# The viewer's world, mm along (Inferior, Posterior, Left), from mm in RAS+. So slices look as in radiology, head up
+# and face up with the patient's left on the right, along all three axes; and since napari's 3D view takes its axes
+# as right-handed in this order, the body is not mirrored there.
+RAS_TO_VIEWER = np.array([[0.0, 0, -1, 0], [0, -1, 0, 0], [-1, 0, 0, 0], [0, 0, 0, 1]])
 
 
 @dataclass(frozen=True)
@@ -269,7 +271,7 @@ def plain_order(shown_shape: Index3) -> DisplayOrder:
 
 
 def display_order(volume: Volume) -> DisplayOrder:
-    """The order nearest to (Superior, Posterior, Left): head up, face up, the patient's left on the screen's right."""
+    """The order nearest to (Inferior, Posterior, Left); see `RAS_TO_VIEWER`."""
     orientation = nib.orientations.io_orientation(RAS_TO_VIEWER @ volume.affine)
     axes = [int(np.flatnonzero(orientation[:, 0] == axis)[0]) for axis in range(3)]
     flips = [bool(orientation[axis, 1] < 0) for axis in axes]

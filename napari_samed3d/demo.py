@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from napari_samed3d.widget import SegmentWidget
 
 PATIENCE_S = 300
-# Of the 3D picture: from the front, a little from above.
-CAMERA_ANGLES = (0.0, 25.0, 100.0)
+# Of the 3D picture, in the viewer's world (Inferior, Posterior, Left): from the front and above, head up.
+VIEW, UP = (0.8, 1.0, 0.3), (-1.0, 0.0, 0.0)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -84,7 +84,7 @@ def leave_pictures(viewer: napari.Viewer, widget: SegmentWidget, folder: Path) -
         viewer.reset_view()
         if dimensions == 3:
             viewer.layers[0].reset_contrast_limits()  # else bones are one white block in a projection
-            viewer.scene.camera.angles = CAMERA_ANGLES
+            viewer.scene.camera.set_view_direction(VIEW, UP)
         QApplication.processEvents()
         viewer.screenshot(str(folder / name), canvas_only=False, flash=False)
         print(f"picture: {folder / name}")

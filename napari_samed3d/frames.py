@@ -44,7 +44,7 @@ def frame_of(layer: Image | Labels) -> Frame:
     """The volume that an image or labels layer shows; no voxel is read yet.
 
     Where our reader placed the layer and nobody moved it since, with the file's exact affine. Else by the
-    layer's own transform, its world taken as (Superior, Posterior, Left) in its units, or mm if it has none.
+    layer's own transform, its world taken as (Inferior, Posterior, Left) in its units, or mm if it has none.
 
     Raises:
         SamMed3DError: the layer shows colours or has not three axes.

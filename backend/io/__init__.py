@@ -43,7 +43,7 @@ def read_volume(path: str | os.PathLike[str], frame: int | None = None) -> Volum
         volume with axes (x, y, z) and an affine to RAS+ mm. Voxels keep the type that they are stored
         in, in native byte order, except where the file scales them: then float32 (for DICOM int16
         if that loses nothing). A TIFF file knows no orientation: it is
-        taken to lie as a viewer shows it, columns to Left and rows to Posterior.
+        taken to lie as a viewer shows it, columns to Left, rows to Posterior, slices to Inferior.
 
     Raises:
         SamMed3DError: for every file that cannot be read truly: missing, foreign, damaged (its length

@@ -35,7 +35,7 @@ _Spacing = tuple[float | None, float | None, float | None]  # mm along (x, y, z)
 
 
 def read(path: Path, frame: int | None) -> Volume:
-    """Read a TIFF stack; see `backend.io.read_volume`. Columns are taken to run to Left, rows to Posterior."""
+    """Read a TIFF stack; see `backend.io.read_volume`."""
     with path.open("rb") as file:
         if file.read(4) not in _MAGICS:
             raise foreign(path, "TIFF")

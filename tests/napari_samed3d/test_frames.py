@@ -3,14 +3,17 @@
 import dask.array as da
 import numpy as np
 import pytest
+from napari.components import ViewerModel
 from napari.layers import Image, Labels, Points
+from napari.utils.camera_orientations import Handedness
 
+from backend import geometry
 from backend.errors import ErrorCode, SamMed3DError
 from backend.volume import Volume
 from napari_samed3d.frames import METADATA_KEY, frame_of, layer_point, same_place, shown_layer, volume_index
 
 RNG = np.random.default_rng(0)
-RAS_TO_LPS_REVERSED = np.array([[0, 0, 1, 0], [0, -1, 0, 0], [-1, 0, 0, 0], [0, 0, 0, 1]])
+RAS_TO_VIEWER = np.array([[0, 0, -1, 0], [0, -1, 0, 0], [-1, 0, 0, 0], [0, 0, 0, 1]])
 
 
 def random_volume() -> Volume:
@@ -37,7 +40,7 @@ def test_our_reader_keeps_affine_and_voxels_exactly() -> None:
 
 def test_a_moved_layer_is_where_it_was_moved_to() -> None:
     data, kwargs = shown_layer(
-        Volume(np.zeros((4, 5, 6), dtype=np.uint8), np.diag([-1.0, -1, 2, 1])), np.zeros((4, 5, 6))
+        Volume(np.zeros((4, 5, 6), dtype=np.uint8), np.diag([-1.0, -1, -2, 1])), np.zeros((4, 5, 6))
     )
     layer = Image(data, **kwargs)
     layer.scale = (4, 1, 1)
@@ -71,7 +74,13 @@ def test_clicks_go_through_the_world(case: int) -> None:
     assert np.allclose(layer_point(image, frame, points, voxel), row, atol=1e-3)
     # The volume's mm are the world's, its axes reversed and turned to RAS+.
     mm = frame.volume.affine @ [*voxel, 1]
-    assert np.allclose(RAS_TO_LPS_REVERSED @ mm, [*world, 1], atol=1e-3)
+    assert np.allclose(RAS_TO_VIEWER @ mm, [*world, 1], atol=1e-3)
+
+
+def test_the_body_is_not_mirrored_in_3d() -> None:
+    """napari shows (z, y, x) as right-handed in 3D; RAS+ is right-handed; so the way between must not mirror."""
+    assert ViewerModel().scene.camera.handedness == Handedness.RIGHT
+    assert np.linalg.det(geometry.RAS_TO_VIEWER) == pytest.approx(1)
 
 
 def test_units_are_converted_to_mm() -> None:

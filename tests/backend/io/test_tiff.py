@@ -28,7 +28,7 @@ def test_stacks_of_every_type(tmp_path, dtype):
         volume = read_volume(path)
         assert volume.array.dtype == dtype
         np.testing.assert_array_equal(volume.array, array)
-        np.testing.assert_array_equal(volume.affine, np.diag([-0.5, -0.75, 2, 1]))
+        np.testing.assert_array_equal(volume.affine, np.diag([-0.5, -0.75, -2, 1]))
 
 
 @pytest.mark.parametrize(("unit", "factor"), [("mm", 1), ("\u00b5m", 1e-3), ("cm", 10), (None, 1e-3)])
