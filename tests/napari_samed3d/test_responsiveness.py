@@ -114,6 +114,7 @@ def test_a_storm_of_clicks_and_edits(window: Window, phantom: Phantom) -> None:
 @pytest.mark.usefixtures("full_size")
 def test_cancel_keeps_the_window_usable(window: Window, phantom: Phantom) -> None:
     window.open(phantom.volume)
+    window.widget.follow.value = False
     workspace = window.controller.workspace
     workspace.points[True].add(workspace.frame.order.to_viewer(phantom.middle_of("liver")))
     window.qtbot.waitUntil(lambda: window.controller.busy)
