@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from backend.errors import SamMed3DError, SamMed3DWarning
 from backend.inference.engine import Engine
-from backend.inference.loading import AUTO, REGION, UNTRAINED, load_engine, model_names, resolve
+from backend.inference.loading import AUTO, load_engine, model_names
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
@@ -24,8 +24,6 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
 
 def load_with_bar(options: argparse.Namespace) -> Engine:
     """The model of those options, with a progress bar on standard error while it is downloaded."""
-    if options.model == AUTO and resolve(AUTO) == REGION:
-        print(UNTRAINED, file=sys.stderr)
     with progress_bar(unit="B", unit_scale=True, unit_divisor=1024) as progress:
         return load_engine(options.model, options.device, options.precision, progress)
 

@@ -143,11 +143,18 @@ def check_inside(volume: Volume, point: npt.ArrayLike) -> Floats:
     return index
 
 
+def _plain(point: object) -> object:
+    """Numbers without digits that say nothing, for a message."""
+    if isinstance(point, np.ndarray) and point.dtype.kind in "iuf":
+        return [round(number, 3) for number in point.ravel().tolist()]
+    return point
+
+
 def _bad_point(volume: Volume, point: object) -> SamMed3DError:
     x, y, z = volume.shape
     return SamMed3DError(
         ErrorCode.PROMPT_INVALID,
-        f"The point {point} is not a voxel (x, y, z) of this volume of {x} x {y} x {z} voxels.",
+        f"The point {_plain(point)} is not a voxel (x, y, z) of this volume of {x} x {y} x {z} voxels.",
         f"Choose three finite numbers from 0 0 0 to {x - 1} {y - 1} {z - 1}.",
     )
 

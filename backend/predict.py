@@ -1,6 +1,7 @@
 """Click into a volume from the command line: `python -m backend.predict IMAGE --point I J K -o MASK`."""
 
 import argparse
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,7 +10,7 @@ import numpy as np
 
 from backend.cli import add_model_options, exit_status, load_with_bar, progress_bar
 from backend.errors import ErrorCode, SamMed3DError
-from backend.geometry import from_world
+from backend.geometry import check_inside, from_world, to_world
 from backend.inference.loading import resolve
 from backend.inference.predictor import Predictor
 from backend.inference.prompts import Box, Click, InitialMask, Point, Prompt, check_order, check_prompt
@@ -42,8 +43,19 @@ def parser() -> argparse.ArgumentParser:
         for suffix, metavar, unit in (("", "IJK", "as voxel indices from 0"), ("-mm", "XYZ", "in mm, RAS+")):
             text = f"a click {what}, {unit}; may be repeated, and the order counts"
             add(option + suffix, dest="clicks", action=AddClick, nargs=3, type=float, metavar=tuple(metavar), help=text)
-    add("--box", nargs=6, type=float, metavar=("I", "J", "K", "I2", "J2", "K2"), help="two opposite corners around it")
-    add("--initial-mask", type=Path, metavar="MASK", help="a mask on the image's grid to start from")
+    add(
+        "--box",
+        nargs=6,
+        type=float,
+        metavar=("I", "J", "K", "I2", "J2", "K2"),
+        help="two opposite corners around it, before clicks",
+    )
+    add(
+        "--initial-mask",
+        type=Path,
+        metavar="MASK",
+        help="a mask on the image's grid to start from, before box and clicks",
+    )
     add("-o", "--output", type=Path, required=True, metavar="MASK", help="the mask's file, on the image's own grid")
     add_model_options(out)
     add("--frame", type=int, help="which frame of a 4-D image, from 0")
@@ -53,7 +65,7 @@ def parser() -> argparse.ArgumentParser:
 
 def run(options: argparse.Namespace) -> None:
     """Read, segment, write."""
-    check_writable(options.output)
+    check_output(options)
     volume = read_volume(options.image, options.frame)
     prompts = collect_prompts(options, volume)
     session = Session(Predictor(load_with_bar(options), volume), extend=not options.no_extend)
@@ -67,6 +79,16 @@ def run(options: argparse.Namespace) -> None:
     print(f"{options.output}: {voxels} voxels, {millilitres:.3f} ml, by {resolve(options.model)}")
 
 
+def check_output(options: argparse.Namespace) -> None:
+    """Refuse an output that cannot be written, or that would replace what is read."""
+    check_writable(options.output)
+    for source in (options.image, options.initial_mask):
+        if source is not None and source.exists() and options.output.exists() and source.samefile(options.output):
+            raise SamMed3DError(
+                ErrorCode.FILE_WRITE, f"The mask would replace {source}, which is read.", "Give it another name."
+            )
+
+
 def collect_prompts(options: argparse.Namespace, volume: Volume) -> list[Prompt]:
     """An initial mask first, then a box, then the clicks in their order."""
     prompts: list[Prompt] = []
@@ -75,8 +97,8 @@ def collect_prompts(options: argparse.Namespace, volume: Volume) -> list[Prompt]
     if options.box is not None:
         prompts.append(Box(point(options.box[:3]), point(options.box[3:])))
     for option, values in options.clicks or []:
-        index = from_world(volume, values).tolist() if option.endswith("-mm") else values
-        prompts.append(Click(point(index), option.startswith("--point")))
+        index = voxel_of_mm(volume, values) if option.endswith("-mm") else point(values)
+        prompts.append(Click(index, option.startswith("--point")))
     if not prompts:
         raise SamMed3DError(
             ErrorCode.PROMPT_NEEDS_POSITIVE,
@@ -101,6 +123,21 @@ def read_initial_mask(path: Path, volume: Volume) -> InitialMask:
     return InitialMask(np.asarray(mask.array) != 0)
 
 
+def voxel_of_mm(volume: Volume, values: Sequence[float]) -> Point:
+    """The voxel index of a point in mm, refused in mm if it is not in the volume."""
+    index = from_world(volume, values)
+    try:
+        check_inside(volume, index)
+    except SamMed3DError as error:
+        ends = to_world(volume, np.stack([np.zeros(3), np.array(volume.shape) - 1])).round(1).tolist()
+        raise SamMed3DError(
+            ErrorCode.PROMPT_INVALID,
+            f"The point {values} mm is not in the image.",
+            f"Its first voxel lies at {ends[0]} mm and its last at {ends[1]} mm (RAS+).",
+        ) from error
+    return point(index.tolist())
+
+
 def point(values: Sequence[float]) -> Point:
     """Three numbers as a point."""
     x, y, z = values
@@ -109,7 +146,10 @@ def point(values: Sequence[float]) -> Point:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns its exit status: 0, or 2 for what the user can mend."""
-    return exit_status(run, parser().parse_args(arguments))
+    words = sys.argv[1:] if arguments is None else arguments
+    # argparse (before 3.13) takes -3.4e2 for an option.
+    plain = [f"{float(word):f}" if re.fullmatch(r"-[\d.]+[eE][-+]?\d+", word) else word for word in words]
+    return exit_status(run, parser().parse_args(plain))
 
 
 if __name__ == "__main__":

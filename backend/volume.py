@@ -58,7 +58,7 @@ class Volume:
             finite, is singular, or has a voxel size outside `SPACING_RANGE_MM`.
     """
 
-    array: VoxelArray
+    array: VoxelArray = field(repr=False)
     affine: Affine
     source: Source = Source()
 

@@ -23,10 +23,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    import numpy as np
+    import numpy.typing as npt
     from napari.components import ViewerModel
     from napari.layers import Image, Points
 
     from backend.inference.objects import LabelMap
+    from backend.volume import Volume
 
 
 # A click in a window that is known is answered before this; a bar would only flicker.
@@ -68,6 +71,7 @@ class Controller:
         self._thread.failed.connect(self._on_failure)
         self._thread.loading.connect(self._on_loading)
         viewer.layers.events.removed.connect(self._on_layer_removed)
+        viewer.layers.selection.events.active.connect(self._follow_selection)
         viewer.mouse_drag_callbacks.append(self._remember_ray)
 
     # --- the image and its layers
@@ -85,20 +89,37 @@ class Controller:
             return
         low, high = image.contrast_limits
         self.threshold = (low + high) / 2
-        self.viewer.layers.selection.active = self.workspace.points[POSITIVE]
-        self._say("Click into a structure.")
+        # Later, since napari makes a layer that is just being added the active one.
+        QTimer.singleShot(0, self._activate_points)
+        self._say_object()
+
+    def _activate_points(self) -> None:
+        """Have the next click fall into one of the Points layers."""
+        active = self.viewer.layers.selection.active
+        if self.workspace is not None and active not in self.workspace.points.values():
+            self.viewer.layers.selection.active = self.workspace.points[POSITIVE]
+
+    def _follow_selection(self) -> None:
+        """Who selects a layer of another image that was worked on means that image."""
+        active = self.viewer.layers.selection.active
+        workspace = next((w for w in self._workspaces if active in w.layers[1:]), None)
+        if workspace is not None and workspace is not self.workspace:
+            self.use_image(workspace.image)
 
     def _open(self, image: Image) -> Workspace:
-        workspace = Workspace.of(image)
-        self.viewer.add_layer(workspace.labels)
+        workspace = Workspace.left_in(self.viewer.layers, image) or Workspace.of(image)
+        if workspace.labels not in self.viewer.layers:
+            self.viewer.add_layer(workspace.labels)
         for layer in workspace.points.values():
             self._add_points(layer)
+        workspace.labels.events.paint.connect(self._on_paint)
         image.events.data.connect(self._on_image_data)
         self._workspaces.append(workspace)
         return workspace
 
     def _add_points(self, layer: Points) -> None:
-        self.viewer.add_layer(layer)
+        if layer not in self.viewer.layers:
+            self.viewer.add_layer(layer)
         layer.mode = "add"
         layer.events.data.connect(self._on_points)
 
@@ -120,6 +141,18 @@ class Controller:
             QTimer.singleShot(0, lambda: self._restore_points(workspace))
         else:
             self.close_workspace(workspace)
+            QTimer.singleShot(0, lambda: self._start_anew(workspace.image))
+
+    def _start_anew(self, image: Image) -> None:
+        """After the objects of an image were deleted: new ones, if the image is still there."""
+        if self.workspace is None and image in self.viewer.layers:
+            self.use_image(image)
+
+    def _on_paint(self, event: Any) -> None:
+        """Somebody painted: what is painted of the open object goes with its next answer."""
+        for workspace in self._workspaces:
+            if workspace.labels is event.source:
+                workspace.objects.painted = True
 
     def _restore_points(self, workspace: Workspace) -> None:
         """Put empty Points layers in the place of deleted ones."""
@@ -144,6 +177,7 @@ class Controller:
     def _forget(self, workspace: Workspace) -> None:
         self._workspaces.remove(workspace)
         workspace.image.events.data.disconnect(self._on_image_data)
+        workspace.labels.events.paint.disconnect(self._on_paint)
         for layer in workspace.points.values():
             layer.events.data.disconnect(self._on_points)
 
@@ -152,6 +186,7 @@ class Controller:
         self._give_up()
         self._thread.close()
         self.viewer.layers.events.removed.disconnect(self._on_layer_removed)
+        self.viewer.layers.selection.events.active.disconnect(self._follow_selection)
         self.viewer.mouse_drag_callbacks.remove(self._remember_ray)
         for workspace in tuple(self._workspaces):
             self._forget(workspace)
@@ -222,7 +257,7 @@ class Controller:
         if not workspace.objects.history.prompts:
             self._give_up()
             self._show(EMPTY_PATCH)
-            self._say("Click into a structure.")
+            self._say_object()
         elif self.auto_run:
             self.run()
         else:
@@ -341,19 +376,22 @@ class Controller:
         workspace.labels.refresh()
         workspace.labels.selected_label = workspace.objects.current
         self._show_clicks(workspace)
-        self._say(f"Object {self.current}: click into it.")
+        self._say_object()
 
     def save(self, path: Path) -> None:
         """Write all objects on the image's own grid; in a thread, for a large mask takes seconds to compress."""
         workspace = self.workspace
         if workspace is None:
             return
-        writer = create_worker(write_mask, path, workspace.objects.array.copy(), workspace.frame.volume)
-        writer.returned.connect(lambda _: self._say(f"Saved {path}."))
-        writer.errored.connect(self._report)
+        writer = create_worker(_write, path, workspace.objects.array.copy(), workspace.frame.volume)
+        writer.returned.connect(lambda errors: self._report(*errors) if errors else self._say(f"Saved {path}."))
         writer.start()
 
     # --- what the person sees
+
+    def _say_object(self) -> None:
+        prompts = self.workspace is not None and self.workspace.objects.history.prompts
+        self._say(f"Object {self.current}: click to {'correct it' if prompts else 'begin it'}.")
 
     def _say(self, message: str) -> None:
         self.message = message
@@ -375,8 +413,18 @@ class Controller:
 
     def _report(self, error: Exception) -> None:
         """Tell the user what to mend; anything that is not theirs to mend is shown as the defect it is."""
-        self._say(error.problem if isinstance(error, SamMed3DError) else f"{type(error).__name__}: {error}")
         if isinstance(error, SamMed3DError):
+            self._say(f"{error.problem} {error.remedy}")
             show_error(str(error))
         else:
+            self._say(f"{type(error).__name__}: {error}")
             notification_manager.receive_error(type(error), error, error.__traceback__)
+
+
+def _write(path: Path, labels: npt.NDArray[np.uint16], volume: Volume) -> list[SamMed3DError]:
+    """Write, and hand an error of the user's back: raised in a napari worker it would be shown as a defect."""
+    try:
+        write_mask(path, labels, volume)
+    except SamMed3DError as error:
+        return [error]
+    return []

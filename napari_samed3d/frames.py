@@ -57,10 +57,11 @@ def frame_of(layer: Image | Labels) -> Frame:
         )
     data = layer.data[0] if layer.multiscale else layer.data
     if len(data.shape) != 3:
+        flat = len(data.shape) < 3
         raise SamMed3DError(
             ErrorCode.VOLUME_DIMENSIONS,
-            f"The layer {layer.name!r} has {len(data.shape)} axes: shape {tuple(data.shape)}.",
-            "Choose a layer with three: of a time series, one frame (layer menu, 'Split Stack').",
+            f"The layer {layer.name!r} has {len(data.shape)} axes, not three: shape {tuple(data.shape)}.",
+            "Open all slices as one volume." if flat else "Choose one frame of it (layer menu, 'Split Stack').",
         )
     transform = layer_transform(layer)
     placement = layer.metadata.get(METADATA_KEY)

@@ -26,7 +26,7 @@ def get_reader(path: PathOrPaths) -> Callable[[PathOrPaths], list[LayerTuple]] |
 
 
 def read_volumes(path: PathOrPaths) -> list[LayerTuple]:
-    """One image layer a path.
+    """One layer a path: an image, or labels where the file says so.
 
     Raises:
         SamMed3DError: the file is not a volume; napari shows what to do.
@@ -46,11 +46,19 @@ def _stem(path: str) -> str:
 
 
 def volume_layer(volume: Volume, name: str) -> LayerTuple:
-    """A volume as an image layer, in a window of intensities in which there is something to see."""
+    """A volume as an image layer, in a window of intensities with something to see; a label map as labels."""
     from napari_samed3d.frames import shown_layer
 
     data, kwargs = shown_layer(volume, np.asarray(volume.array))
+    if is_label_map(volume):
+        return data, {"name": name, **kwargs}, "labels"
     return data, {"name": name, "contrast_limits": contrast_limits(data), **kwargs}, "image"
+
+
+def is_label_map(volume: Volume) -> bool:
+    """Whether the file says that its voxels are labels, as our masks in NIfTI do."""
+    header = volume.source.header
+    return volume.source.format == "nifti" and header is not None and header.get_intent()[0] == "label"
 
 
 def contrast_limits(data: npt.NDArray[Any]) -> tuple[float, float]:

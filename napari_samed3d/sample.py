@@ -33,7 +33,7 @@ def abdomen_ct() -> list[LayerTuple]:
     except (OSError, ValueError) as error:  # requests' errors are OSErrors; a wrong digest is a ValueError
         raise SamMed3DError(
             ErrorCode.DOWNLOAD_FAILED,
-            f"The sample CT could not be downloaded from {CT_URL}: {error}",
+            f"The sample CT could not be downloaded from {CT_URL} ({type(error).__name__}).",
             "Check the network, or use the synthetic phantom, which needs none.",
         ) from error
     return read_volumes(path)

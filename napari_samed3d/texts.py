@@ -1,7 +1,5 @@
 """What the window says: tooltips, buttons and keys in one place."""
 
-import textwrap
-
 # By the widget's attribute, in the order of the window.
 TOOLTIPS = {
     "image": "The image layer to segment: three axes, one intensity a voxel.",
@@ -31,8 +29,3 @@ KEYS = {
     "Control-Z": "undo",
     "Control-Shift-Z": "redo",
 }
-
-
-def wrap(text: str) -> str:
-    """The text in lines that fit a dock widget."""
-    return textwrap.fill(text, 48)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import partial
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,8 @@ from magicgui.widgets import (
     RadioButtons,
 )
 from napari.layers import Image
-from qtpy.QtWidgets import QFileDialog, QVBoxLayout, QWidget
+from qtpy.QtCore import QEvent
+from qtpy.QtWidgets import QFileDialog, QSizePolicy, QVBoxLayout, QWidget
 
 from backend.inference.loading import AUTO, REGION, UNTRAINED, model_names, resolve
 from napari_samed3d import texts
@@ -52,6 +53,7 @@ class SegmentWidget(QWidget):
         self.controller = Controller(napari_viewer, ModelChoice(self._settings.model, self._settings.device))
         self.controller.auto_run = self._settings.auto_run
         self.controller.extend = self._settings.extend
+        self._ends = ExitStack()  # what to undo when this widget goes
         self._ranged: Image | None = None  # the image whose intensities the slider spans
         self._make_fields()
         self._make_buttons()
@@ -62,17 +64,27 @@ class SegmentWidget(QWidget):
         self._connect()
         self._bind_keys()
         self.controller.changed.connect(self._refresh)
-        layers = napari_viewer.layers
-        links = [
-            (layers.events.inserted, self.image.reset_choices),
-            (layers.events.removed, self.image.reset_choices),
-            (layers.selection.events.active, self._refresh),
-        ]
-        for event, callback in links:
-            event.connect(callback)
-        self.destroyed.connect(partial(_let_go, napari_viewer, self.controller, links))
+        self._hear_viewer(napari_viewer)
+        # Whatever comes first: the dock is closed, which only takes the widget out of it, or the window is.
+        self._ends.callback(self.controller.close)
+        self.destroyed.connect(self._ends.close)
         self._choose_first_image()
         self._refresh()
+
+    def event(self, event: QEvent) -> bool:
+        """Let go of the viewer when the dock is closed (Qt)."""
+        if event.type() == QEvent.Type.ParentChange and self.parent() is None:
+            self._ends.close()
+        return bool(super().event(event))
+
+    def _hear_viewer(self, viewer: napari.Viewer) -> None:
+        for event, callback in (
+            (viewer.layers.events.inserted, self.image.reset_choices),
+            (viewer.layers.events.removed, self.image.reset_choices),
+            (viewer.layers.selection.events.active, self._refresh),
+        ):
+            event.connect(callback)
+            self._ends.callback(event.disconnect, callback)
 
     def _make_fields(self) -> None:
         self.image = ComboBox(label="image", choices=self._images)
@@ -90,6 +102,8 @@ class SegmentWidget(QWidget):
         self.kind = RadioButtons(label="next click", choices=tuple(KINDS), orientation="horizontal")
         self.objects = ComboBox(label="object", choices=())
         self.status = Label(value="")
+        self.status.native.setWordWrap(True)
+        self.status.native.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.MinimumExpanding)
         for name, text in texts.TOOLTIPS.items():
             getattr(self, name).tooltip = text
 
@@ -123,6 +137,7 @@ class SegmentWidget(QWidget):
         for key, name in texts.KEYS.items():
             action = getattr(self.controller, name)
             self._viewer.bind_key(key, lambda _viewer, action=action: action(), overwrite=True)
+            self._ends.callback(self._viewer.bind_key, key, None, overwrite=True)
 
     def _choose_first_image(self) -> None:
         active = self._viewer.layers.selection.active
@@ -160,10 +175,15 @@ class SegmentWidget(QWidget):
         """Show what the controller knows."""
         controller, workspace = self.controller, self.controller.workspace
         history = workspace.objects.history if workspace else None
-        with self.kind.changed.blocked(), self.objects.changed.blocked(), self.threshold.changed.blocked():
+        fields = (self.image, self.kind, self.objects, self.threshold)
+        with ExitStack() as quiet:
+            for field in fields:
+                quiet.enter_context(field.changed.blocked())
             self.kind.value = "positive" if controller.next_kind() else "negative"
             self.objects.choices = (*workspace.objects.accepted, controller.current) if workspace else ()
             if workspace:
+                if workspace.image in self.image.choices:  # else it is being deleted
+                    self.image.value = workspace.image
                 self.objects.value = controller.current
                 self._refresh_threshold(workspace.image)
         self.buttons["undo"].enabled = history is not None and history.can_undo
@@ -173,7 +193,7 @@ class SegmentWidget(QWidget):
         self.buttons["cancel"].enabled = controller.busy
         self.buttons["save ..."].enabled = workspace is not None
         untrained = self.model.value == AUTO and resolve(AUTO) == REGION
-        self.status.value = f"{controller.message}\n\n{texts.wrap(UNTRAINED)}" if untrained else controller.message
+        self.status.value = f"{controller.message}\n\n{UNTRAINED}" if untrained else controller.message
 
     def _refresh_threshold(self, image: Image) -> None:
         if image is not self._ranged:
@@ -182,12 +202,3 @@ class SegmentWidget(QWidget):
             self.threshold.min, self.threshold.max = low, high
             self.controller.threshold = min(max(self.controller.threshold, low), high)
         self.threshold.value = self.controller.threshold
-
-
-def _let_go(viewer: napari.Viewer, controller: Controller, links: list[tuple[Any, Any]]) -> None:
-    """After the widget is gone: end its thread, hear no more of the viewer, give its keys back."""
-    controller.close()
-    for event, callback in links:
-        event.disconnect(callback)
-    for key in texts.KEYS:
-        viewer.bind_key(key, None)

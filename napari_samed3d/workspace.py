@@ -16,8 +16,11 @@ from napari_samed3d.frames import METADATA_KEY, Frame, frame_of, layer_point, sa
 from napari_samed3d.picking import first_voxel_above
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from napari.layers import Layer
 
+WORKSPACE_KEY = "samed3d-workspace"
 POSITIVE, NEGATIVE = True, False
 COLOURS = {POSITIVE: "#2ecc40", NEGATIVE: "#ff4136"}
 NAMES = {POSITIVE: "positive clicks", NEGATIVE: "negative clicks"}
@@ -63,7 +66,20 @@ class Workspace:
             metadata={key: value for key, value in image.metadata.items() if key == METADATA_KEY},
             **same_place(image),
         )
-        return cls(image, frame, objects, labels, {kind: points_layer(image, kind) for kind in (NEGATIVE, POSITIVE)})
+        points = {kind: points_layer(image, kind) for kind in (NEGATIVE, POSITIVE)}
+        workspace = cls(image, frame, objects, labels, points)
+        labels.metadata[WORKSPACE_KEY] = workspace  # where the next widget finds it, if this one is closed
+        return workspace
+
+    @classmethod
+    def left_in(cls, layers: Iterable[Layer], image: Image) -> Workspace | None:
+        """The workspace of an image whose layers an earlier widget left, if they are all still there."""
+        present = list(layers)
+        for layer in present:
+            left = layer.metadata.get(WORKSPACE_KEY)
+            if isinstance(left, cls) and left.labels is layer and left.image is image:
+                return left if all(other in present for other in left.layers) else None
+        return None
 
     @property
     def layers(self) -> tuple[Layer, ...]:

@@ -5,7 +5,7 @@ wide. All windows of an object start a whole number of cells apart, so that merg
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +23,7 @@ class Window:
     """
 
     start: Index3
-    logits: Floats
+    logits: Floats = field(repr=False)
     prompted: bool
 
 
@@ -32,7 +32,7 @@ class MaskPatch:
     """The box of the volume that holds an object: `mask` (x, y, z) bool, its first voxel at index `start`."""
 
     start: Index3
-    mask: npt.NDArray[np.bool_]
+    mask: npt.NDArray[np.bool_] = field(repr=False)
 
     @property
     def slices(self) -> tuple[slice, slice, slice]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING
 
+from backend.errors import SamMed3DWarning
 from backend.models import zoo
 from backend.models.download import Progress
 
@@ -45,10 +47,13 @@ def load_engine(
 
     Args:
         model: one of `model_names()`, or the path of a .pth, .pt or .safetensors file.
-        device: "auto", "cuda", "mps" or "cpu".
+        device: "auto", "cuda", "mps" or "cpu"; region growing runs on the CPU all the same.
         precision: "auto", "float32" or "bfloat16".
         progress: called with (bytes so far, bytes in all) while downloading.
         cancel: set it to stop a download.
+
+    Warns:
+        SamMed3DWarning: "auto" found no weights, so that region growing will answer.
 
     Raises:
         SamMed3DError: the model or the device is not there, or the file is not what it should be.
@@ -56,12 +61,13 @@ def load_engine(
     from backend.device import choose_device
     from backend.inference.engine import Engine
 
-    name = resolve(str(model))
+    name, where = resolve(str(model)), choose_device(device)
     if name == REGION:
+        if str(model) == AUTO:
+            warnings.warn(UNTRAINED, SamMed3DWarning, stacklevel=2)
         from backend.models.region import Region
 
-        return Engine(Region().eval(), choose_device("cpu"))
-    where = choose_device(device)
+        return Engine(Region().eval(), choose_device("cpu"))  # there is nothing in it for a GPU
     path = zoo.find_weights(name, progress=progress, cancel=cancel)
 
     from backend.models.checkpoint import load_model

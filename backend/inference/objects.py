@@ -18,7 +18,16 @@ class LabelMap:
     """
 
     def __init__(self, shape: tuple[int, int, int]) -> None:
-        self.array: npt.NDArray[np.uint16] = np.zeros(shape, dtype=LABEL_DTYPE)
+        try:
+            self.array: npt.NDArray[np.uint16] = np.zeros(shape, dtype=LABEL_DTYPE)
+        except (MemoryError, ValueError) as error:
+            x, y, z = shape
+            raise SamMed3DError(
+                ErrorCode.VOLUME_TOO_LARGE,
+                f"A label map of {x} x {y} x {z} voxels needs {2 * x * y * z / 1e9:.1f} GB, which is not to be had.",
+                "Crop the volume to what you want to segment, or use a coarser level of it.",
+            ) from error
+        self.painted = False  # whether somebody else changed the open object's voxels
         self.current = 1
         self._shown: dict[int, MaskPatch] = {}
         self._histories: dict[int, History] = {}
@@ -41,8 +50,9 @@ class LabelMap:
         self._shown[self.current] = patch
 
     def _erase(self) -> None:
-        box = self.array[self._shown.get(self.current, EMPTY_PATCH).slices]
+        box = self.array if self.painted else self.array[self._shown.get(self.current, EMPTY_PATCH).slices]
         box[box == self.current] = 0
+        self.painted = False
 
     def accept(self) -> int:
         """Keep the open object; open a new one with the next label. Returns the label kept.
@@ -53,7 +63,9 @@ class LabelMap:
         kept = self.current
         if not (self.array[self._shown.get(kept, EMPTY_PATCH).slices] == kept).any():
             raise SamMed3DError(
-                ErrorCode.SESSION_STATE, f"Object {kept} has no voxels to accept.", "Click into a structure first."
+                ErrorCode.SESSION_STATE,
+                f"Object {kept} has no voxels of its own to accept.",
+                "Click into a structure that no other object covers.",
             )
         following = int(max(self.array.max(), *self._shown)) + 1
         if following > np.iinfo(LABEL_DTYPE).max:
@@ -63,6 +75,7 @@ class LabelMap:
                 "Save these objects and begin a new session.",
             )
         self.current = following
+        self.painted = False
         return kept
 
     def reopen(self, label: int) -> None:
@@ -74,7 +87,7 @@ class LabelMap:
         if label not in self._shown:
             raise SamMed3DError(
                 ErrorCode.SESSION_STATE,
-                f"There is no object {label}; there are {sorted(self._shown) or 'none'}.",
+                f"There is no accepted object {label!r}; there are {list(self.accepted) or 'none'}.",
                 "Choose the label of an accepted object.",
             )
         if label != self.current:

@@ -5,11 +5,12 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
+from backend.errors import ErrorCode, SamMed3DError
 from backend.geometry import check_inside
 from backend.inference.canvas import MaskPatch
 from backend.inference.objects import LabelMap
 from backend.inference.predictor import Predictor
-from backend.inference.prompts import Box, Click, History, InitialMask, Point, Prompt, check_prompt
+from backend.inference.prompts import Box, Click, History, InitialMask, Point, Prompt, Prompts, check_prompt
 from backend.inference.solver import Solver
 
 
@@ -26,6 +27,7 @@ class Session:
     def __init__(self, predictor: Predictor, extend: bool = True) -> None:
         self.solver = Solver(predictor, extend)
         self.objects = LabelMap(predictor.volume.shape)
+        self._segmented: Prompts = ()
 
     @property
     def history(self) -> History:
@@ -46,8 +48,15 @@ class Session:
         self.add(Box(self._point(corner), self._point(opposite)))
 
     def initial_mask(self, mask: npt.NDArray[np.bool_]) -> None:
-        """Start from a mask (x, y, z) on the volume's grid."""
-        self.add(InitialMask(np.asarray(mask, dtype=bool)))
+        """Start from a mask (x, y, z), bool or integers, on the volume's grid; resampled to the model's cells."""
+        array = np.asarray(mask)
+        if array.dtype.kind == "f":
+            raise SamMed3DError(
+                ErrorCode.PROMPT_INVALID,
+                f"The initial mask is of type {array.dtype}.",
+                "Give a bool or integer mask; of probabilities, those above a threshold.",
+            )
+        self.add(InitialMask(array != 0))
 
     def add(self, prompt: Prompt) -> None:
         """Add any prompt to the open object.
@@ -71,12 +80,26 @@ class Session:
         """
         patch = self.solver.predictor.paint(self.solver.final(self.history.prompts, progress))
         self.objects.show(patch)
+        self._segmented = self.history.prompts
         return patch
 
     def accept(self) -> int:
-        """Keep the open object and open a new one; returns the label kept."""
-        return self.objects.accept()
+        """Keep the open object and open a new one; returns the label kept.
+
+        Raises:
+            SamMed3DError: the object is empty, or its prompts changed since it was last segmented.
+        """
+        if self._segmented != self.history.prompts:
+            raise SamMed3DError(
+                ErrorCode.SESSION_STATE,
+                f"The prompts of object {self.objects.current} changed since it was segmented.",
+                "Call segment() before accept().",
+            )
+        label = self.objects.accept()
+        self._segmented = ()
+        return label
 
     def reopen(self, label: int) -> None:
-        """Open an accepted object again, with its prompts and their history."""
+        """Open an accepted object again, with its prompts; an open one that was not accepted is discarded."""
         self.objects.reopen(label)
+        self._segmented = self.history.prompts

@@ -95,5 +95,5 @@ def frame_index(path: Path, frames: int, frame: int | None) -> int:
     raise SamMed3DError(
         ErrorCode.VOLUME_DIMENSIONS,
         f"{path} holds {asked}: it has {frames} (time points or channels).",
-        f"Say which frame to read, from 0 to {frames - 1} (frame=... in a script).",
+        f"Say which frame to read, from 0 to {frames - 1} (frame=N in a script, --frame N on the command line).",
     )

@@ -18,7 +18,7 @@ from backend.geometry import plain_order
 from backend.io.faults import corrupt, foreign
 from backend.io.guard import check_memory, check_present, check_voxels, frame_index
 from backend.io.payload import inflated_size
-from backend.volume import Source, Volume
+from backend.volume import Affine, Source, Volume
 
 _MAGICS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _DEFLATE = (8, 32946)  # values of the tag Compression: Adobe's and the older one
@@ -53,12 +53,24 @@ def read(path: Path, frame: int | None) -> Volume:
         array = series.asarray().reshape(shape)
     stack = _as_frames(array, axes)[index]
     # The file knows no patient; a viewer shows its rows and columns as they are, so they lie as a viewer's do.
-    affine = plain_order(stack.shape).volume_affine(np.diag([*reversed(_known(spacing, path)), 1.0]))
+    affine = _viewer_affine(stack.shape, _known(spacing, path)[::-1])
     return Volume(stack.transpose(2, 1, 0), affine, Source(path, "tiff"))
 
 
+def _viewer_affine(shape: tuple[int, ...], spacing: tuple[float, ...]) -> Affine:
+    """The affine of a stack (z, y, x) that lies as a viewer shows it, its first voxel at the origin."""
+    return plain_order((shape[0], shape[1], shape[2])).volume_affine(np.diag([*spacing, 1.0]))
+
+
 def write(path: Path, mask: npt.NDArray[Any], volume: Volume) -> None:
-    """Write labels (x, y, z) as a zlib-compressed OME-TIFF; of the grid, it keeps only the voxel size."""
+    """Write labels (x, y, z) as a zlib-compressed OME-TIFF; of the grid, it keeps only the voxel size, and warns."""
+    if not np.allclose(volume.affine, _viewer_affine(volume.shape[::-1], volume.spacing[::-1]), atol=1e-3):
+        warnings.warn(
+            f"{path.name} keeps the voxel size, but TIFF has no place for the image's position and orientation. "
+            "Save as .nii.gz to keep them.",
+            SamMed3DWarning,
+            stacklevel=2,
+        )
     names = [f"PhysicalSize{axis}" for axis in "XYZ"]
     sizes: dict[str, Any] = dict(zip(names, volume.spacing, strict=True))
     tifffile.imwrite(

@@ -89,7 +89,7 @@ def entry(name: str) -> ZooEntry:
         raise SamMed3DError(
             ErrorCode.MODEL_UNKNOWN,
             f"There is no model named {name!r}.",
-            f"Choose one of {', '.join(names())}, or give the path of a .pth, .pt or .safetensors file.",
+            f"Choose one of auto, {', '.join(names())}, region, or give the path of a .pth, .pt or .safetensors file.",
         )
     return _ENTRIES[name]
 

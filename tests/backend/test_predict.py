@@ -12,6 +12,7 @@ import torch
 from inference.fakes import Ball, dice, noise, painted, solver
 
 from backend import cli, predict
+from backend.geometry import apply_affine
 from backend.inference.engine import Engine
 from backend.inference.predictor import Predictor
 from backend.inference.prompts import Click
@@ -210,7 +211,7 @@ def test_warning_is_a_line_on_standard_error(image: Path, model: Ball, capsys: p
     voxels[30, 25, 20] = np.nan
     nib.Nifti1Image(voxels, AFFINE).to_filename(image)
     run(image, "--point", *MIDDLE)
-    assert "\nwarning: 3 of 32768 voxels around the click are NaN" in capsys.readouterr().err
+    assert "warning: 3 of 32768 voxels around the click are NaN" in capsys.readouterr().err
 
 
 def test_command_in_a_process_of_its_own(image: Path) -> None:
@@ -284,3 +285,23 @@ def test_an_output_that_cannot_be_written_is_refused_before_the_work(
     monkeypatch.setattr(predict, "read_volume", lambda *_: pytest.fail("read for nothing"))
     assert predict.main(["ct.nii.gz", "--point", "1", "2", "3", "-o", str(tmp_path / name)]) == 2
     assert name.split("/", maxsplit=1)[0] in capsys.readouterr().err
+
+
+def test_the_input_is_never_replaced(image: Path, model: Ball, capsys: pytest.CaptureFixture[str]) -> None:
+    before = image.read_bytes()
+    assert predict.main([str(image), "--point", *MIDDLE, "-o", str(image)]) == 2
+    assert "would replace" in capsys.readouterr().err
+    assert image.read_bytes() == before
+
+
+def test_a_point_in_mm_outside_is_refused_in_mm(image: Path, model: Ball, capsys: pytest.CaptureFixture[str]) -> None:
+    message = refusal(capsys, image, "--point-mm", "900", "0", "0")
+    assert "[900.0, 0.0, 0.0] mm is not in the image" in message
+    assert "[30.0, 20.0, -70.0] mm" in message
+
+
+def test_negative_numbers_in_scientific_notation(image: Path, model: Ball) -> None:
+    x, y, z = apply_affine(AFFINE, [30.0, 25.0, 20.0]).tolist()
+    plain = run(image, "--point-mm", x, y, z)
+    assert np.array_equal(run(image, "--point-mm", f"{x:e}", f"{y:e}", f"{z:e}"), plain)
+    assert min(x, y, z) < 0

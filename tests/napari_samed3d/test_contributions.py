@@ -14,9 +14,8 @@ from driver import Window
 from napari.layers import Labels
 
 from backend.errors import SamMed3DError
-from backend.io import read_volume, write_mask
+from backend.io import read_volume
 from backend.phantom import Phantom
-from backend.volume import Volume
 from napari_samed3d import sample
 from napari_samed3d.reader import get_reader, read_volumes
 from napari_samed3d.writer import write_labels
@@ -100,7 +99,7 @@ def mirror(tmp_path: Path) -> Any:
     folder = tmp_path / "served"
     folder.mkdir()
     values = np.zeros((4, 5, 6), dtype=np.uint8)
-    write_mask(folder / "example_ct.nii.gz", values, Volume(values, np.eye(4)))
+    nib.save(nib.Nifti1Image(values, np.eye(4)), folder / "example_ct.nii.gz")
     server = ThreadingHTTPServer(("127.0.0.1", 0), partial(SimpleHTTPRequestHandler, directory=str(folder)))
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}/example_ct.nii.gz", folder / "example_ct.nii.gz"

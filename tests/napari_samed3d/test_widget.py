@@ -2,14 +2,17 @@
 
 from pathlib import Path
 
+import dask.array as da
 import numpy as np
 import pytest
 from driver import Window, dice, error_shown, truth, world_of
+from napari.layers import Labels, Points
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QFileDialog
 
 from backend.io import read_volume
 from backend.phantom import Phantom
+from napari_samed3d.reader import volume_layer
 
 
 def test_click_correct_undo_accept_save_reload(
@@ -53,6 +56,7 @@ def test_click_correct_undo_accept_save_reload(
     assert np.array_equal(saved.array, controller.workspace.objects.array)
     assert np.array_equal(saved.affine, phantom.volume.affine)
     (layer,) = window.viewer.open(str(target), plugin="napari-samed3d")
+    assert isinstance(layer, Labels)
     assert np.array_equal(layer.data, controller.workspace.labels.data)
 
 
@@ -238,5 +242,104 @@ def test_a_model_that_cannot_be_loaded_says_why(window: Window, phantom: Phantom
 def test_refused_layers_say_what_to_do(window: Window) -> None:
     window.viewer.add_image(np.zeros((2, 8, 8, 8), dtype=np.uint8), name="series")
     with error_shown("Split Stack"):
+        window.dock()
+    assert window.controller.workspace is None
+
+
+def test_an_image_opened_after_the_widget_is_clicked_at_once(window: Window, phantom: Phantom) -> None:
+    window.dock()
+    window.viewer.open_sample("napari-samed3d", "phantom")
+    window.settle()
+    window.click(world_of(window, phantom.middle_of("liver")))
+    window.wait_idle()
+    assert dice(window.mask(), truth(phantom, "liver")) > 0.85
+
+
+def test_deleting_the_objects_begins_anew(window: Window, phantom: Phantom) -> None:
+    window.open(phantom.volume)
+    window.click(world_of(window, phantom.middle_of("liver")))
+    window.wait_idle()
+    window.viewer.layers.remove(window.controller.workspace.labels)
+    window.qtbot.waitUntil(lambda: window.controller.workspace is not None)
+    assert not window.mask().any()
+    assert len([layer for layer in window.viewer.layers if isinstance(layer, Points)]) == 2
+    window.click(world_of(window, phantom.middle_of("spleen")))
+    window.wait_idle()
+    assert dice(window.mask(), truth(phantom, "spleen")) > 0.8
+
+
+def test_closing_and_opening_the_dock_keeps_the_session(window: Window, phantom: Phantom) -> None:
+    window.open(phantom.volume)
+    window.click(world_of(window, phantom.middle_of("liver")))
+    window.wait_idle()
+    liver = window.mask().copy()
+    window.press(Qt.Key.Key_N)
+    window.click(world_of(window, phantom.middle_of("spleen")))
+    window.wait_idle()
+    layers = list(window.viewer.layers)
+    window.viewer.window.remove_dock_widget(window.widget)
+    window.settle()
+    window.dock()
+    assert list(window.viewer.layers) == layers
+    assert window.controller.current == 2
+    assert np.array_equal(window.mask(1), liver)
+    window.push("undo")
+    window.wait_idle()
+    assert not window.mask(2).any()
+    window.click(world_of(window, phantom.middle_of("kidney_left")))
+    window.wait_idle()
+    assert dice(window.mask(2), truth(phantom, "kidney_left")) > 0.7
+
+
+def test_selecting_the_layers_of_another_image_means_that_image(window: Window, phantom: Phantom) -> None:
+    first = window.open(phantom.volume, "first")
+    one = window.controller.workspace
+    data, kwargs, _ = volume_layer(phantom.volume, "second")
+    second = window.viewer.add_image(data, **kwargs)
+    window.widget.image.value = second
+    window.settle()
+    assert window.controller.workspace.image is second
+    window.viewer.layers.selection.active = one.points[True]
+    window.settle()
+    assert window.controller.workspace is one
+    assert window.widget.image.value is first
+    window.click(world_of(window, phantom.middle_of("liver")))
+    window.wait_idle()
+    assert dice(window.mask(), truth(phantom, "liver")) > 0.85
+
+
+def test_long_messages_do_not_widen_the_dock(window: Window, phantom: Phantom) -> None:
+    window.open(phantom.volume)
+    width = window.widget.width()
+    window.controller._say("Saved " + "/a/very/long/path" * 30)
+    window.settle()
+    assert window.widget.width() == width
+
+
+def test_a_failed_save_is_one_message(window: Window, phantom: Phantom, tmp_path: Path) -> None:
+    window.open(phantom.volume)
+    with error_shown("There is no folder"):
+        window.controller.save(tmp_path / "nowhere" / "mask.nii.gz")
+        window.qtbot.waitUntil(lambda: "There is no folder" in window.controller.message)
+
+
+def test_painting_the_open_object_goes_with_the_next_answer(window: Window, phantom: Phantom) -> None:
+    window.open(phantom.volume)
+    window.click(world_of(window, phantom.middle_of("liver")))
+    window.wait_idle()
+    answer = window.mask().copy()
+    labels = window.controller.workspace.labels
+    labels.paint((2, 2, 2), 1)
+    assert window.mask().sum() > answer.sum()
+    window.push("run")
+    window.wait_idle()
+    assert np.array_equal(window.mask(), answer)
+
+
+def test_a_volume_too_large_for_a_label_map_is_refused(window: Window) -> None:
+    window.viewer.add_image(
+        da.zeros((10**8, 64, 64), chunks=(10**5, 64, 64), dtype=np.uint8), contrast_limits=(0, 1), name="huge"
+    )
+    with error_shown("GB"):
         window.dock()
     assert window.controller.workspace is None

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from backend.errors import ErrorCode, SamMed3DError
+from backend.errors import ErrorCode, SamMed3DError, SamMed3DWarning
 from backend.inference.loading import AUTO, REGION, load_engine, model_names, resolve
 from backend.models import zoo
 from backend.models.checkpoint import save_safetensors
@@ -34,7 +34,8 @@ def test_auto_and_every_name_can_be_asked_for() -> None:
 
 
 def test_region_needs_no_weights_and_no_gpu() -> None:
-    engine = load_engine(AUTO)
+    with pytest.warns(SamMed3DWarning, match="No trained weights"):
+        engine = load_engine(AUTO)
     assert isinstance(engine.model, Region)
     assert engine.device.type == "cpu"
 
@@ -51,3 +52,10 @@ def test_what_the_window_imports_brings_no_torch() -> None:
     modules = "backend.inference.loading, backend.inference.prompts, backend.geometry, backend.models.zoo"
     code = f"import sys, {modules}; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[3])
+
+
+def test_a_device_that_is_not_there_is_refused_whatever_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(SamMed3DError) as error:
+        load_engine(REGION, "cuda")
+    assert error.value.code == ErrorCode.DEVICE_UNAVAILABLE

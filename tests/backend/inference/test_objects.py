@@ -79,7 +79,7 @@ def test_what_cannot_be_is_refused() -> None:
     with pytest.raises(SamMed3DError, match="no voxels") as caught:
         objects.accept()
     assert caught.value.code == ErrorCode.SESSION_STATE
-    with pytest.raises(SamMed3DError, match="no object 1") as caught:
+    with pytest.raises(SamMed3DError, match="no accepted object 1") as caught:
         objects.reopen(1)
     assert caught.value.code == ErrorCode.SESSION_STATE
     objects.show(cube(0))

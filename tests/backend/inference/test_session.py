@@ -123,3 +123,32 @@ def test_embeddings_are_kept_up_to_a_limit() -> None:
     predictor.embedding(starts[-1])
     assert [predictor.has_embedding(start) for start in starts[:3]] == [False, True, False]
     assert model.embedded == CACHED_EMBEDDINGS + 2
+
+
+def test_what_changed_since_it_was_segmented_is_not_accepted() -> None:
+    some = session()
+    some.click((40, 40, 40))
+    some.segment()
+    some.history.undo()
+    with pytest.raises(SamMed3DError, match="segment"):
+        some.accept()
+    some.history.redo()
+    assert some.accept() == 1
+    some.reopen(1)
+    assert some.accept() == 1
+
+
+def test_probabilities_are_no_initial_mask() -> None:
+    with pytest.raises(SamMed3DError, match="float32"):
+        session().initial_mask(np.full((80, 80, 80), 0.5, dtype=np.float32))
+
+
+def test_what_was_painted_into_the_open_object_goes_with_its_next_answer() -> None:
+    some = session()
+    some.click((40, 40, 40))
+    some.segment()
+    answer = some.labels.copy()
+    some.labels[:3, :3, :3] = 1
+    some.objects.painted = True
+    some.segment()
+    np.testing.assert_array_equal(some.labels, answer)

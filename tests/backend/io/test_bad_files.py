@@ -15,6 +15,8 @@ from backend.errors import ErrorCode, SamMed3DError
 from backend.io import read_volume
 from backend.volume import Volume
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*TIFF has no place:backend.errors.SamMed3DWarning")
+
 ROOT = Path(__file__).resolve().parents[3]
 
 

@@ -10,6 +10,8 @@ from pydicom.uid import BasicTextSRStorage
 from backend.errors import ErrorCode, SamMed3DError, SamMed3DWarning
 from backend.io import read_volume
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*TIFF has no place:backend.errors.SamMed3DWarning")
+
 STORED = np.stack([100 * k + np.arange(20).reshape(5, 4) for k in range(4)])  # (slice, row, column)
 
 

@@ -9,6 +9,8 @@ import tifffile
 from backend.errors import ErrorCode, SamMed3DError, SamMed3DWarning
 from backend.io import read_volume
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*TIFF has no place:backend.errors.SamMed3DWarning")
+
 STACK = samples.voxels(np.uint16).transpose(2, 1, 0)
 GRAY = {"photometric": "minisblack"}
 

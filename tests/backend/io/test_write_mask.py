@@ -10,9 +10,11 @@ import pytest
 import samples
 import SimpleITK as sitk  # noqa: N813
 
-from backend.errors import ErrorCode, SamMed3DError
+from backend.errors import ErrorCode, SamMed3DError, SamMed3DWarning
 from backend.io import WRITABLE_SUFFIXES, read_volume, write_mask
 from backend.volume import Volume
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*TIFF has no place:backend.errors.SamMed3DWarning")
 
 ROOT = Path(__file__).resolve().parents[3]
 NIFTI = (".nii", ".nii.gz")
@@ -231,3 +233,13 @@ def test_a_full_disk_leaves_the_old_file(tmp_path):
     )
     assert child.returncode == 0, child.stderr[-2000:]
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(names)
+
+
+def test_a_tiff_warns_of_what_it_cannot_keep(tmp_path, recwarn):
+    mask = np.ones((3, 4, 5), dtype=bool)
+    placed = Volume(mask, np.array([[1, 0, 0, 7], [0, 2, 0, 8], [0, 0, 3, 9], [0, 0, 0, 1.0]]))
+    with pytest.warns(SamMed3DWarning, match=r"a\.tif keeps the voxel size"):
+        write_mask(tmp_path / "a.tif", mask, placed)
+    recwarn.clear()
+    write_mask(tmp_path / "b.tif", mask, read_volume(tmp_path / "a.tif"))
+    assert not recwarn.list
