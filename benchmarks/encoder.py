@@ -23,11 +23,11 @@ from torch import Tensor
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "backend" / "models")]
 
-from deterministic import fill_module, volume  # noqa: E402
-from padded import padded  # noqa: E402
+from deterministic import fill_module, volume  # noqa: E402 - after the path
+from padded import padded  # noqa: E402 - after the path
 
-from backend.models.config import VIT_B_ORI  # noqa: E402
-from backend.models.image_encoder import ImageEncoder  # noqa: E402
+from backend.models.config import VIT_B_ORI  # noqa: E402 - after the path
+from backend.models.image_encoder import ImageEncoder  # noqa: E402 - after the path
 
 FORMS = {"ours": contextlib.nullcontext, "padded": padded}
 

@@ -8,7 +8,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
-import SimpleITK as sitk  # noqa: N813
+import SimpleITK as sitk  # noqa: N813 - its customary name
 
 from backend.errors import ErrorCode, SamMed3DError, SamMed3DWarning
 from backend.io.faults import foreign, unsupported

@@ -3,7 +3,7 @@ import zlib
 import numpy as np
 import pytest
 import samples
-import SimpleITK as sitk  # noqa: N813
+import SimpleITK as sitk  # noqa: N813 - its customary name
 
 from backend.errors import SamMed3DError, SamMed3DWarning
 from backend.io import read_volume

@@ -8,7 +8,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import samples
-import SimpleITK as sitk  # noqa: N813
+import SimpleITK as sitk  # noqa: N813 - its customary name
 
 from backend.errors import ErrorCode, SamMed3DError, SamMed3DWarning
 from backend.io import WRITABLE_SUFFIXES, read_volume, write_mask
