@@ -37,7 +37,8 @@ def normalise(crop: Crop) -> Crop:
     foreground = crop[crop > 0]
     if foreground.size < 2:
         _warn(
-            f"Only {foreground.size} of {crop.size} voxels around the click are above 0; all of them set the contrast."
+            f"Only {foreground.size} of {crop.size} voxels around the click are brighter than 0, the value of air; "
+            "is the click on the body?"
         )
         foreground = crop.ravel()
     mean = float(foreground.mean(dtype=np.float64))
