@@ -122,13 +122,6 @@ def canonical_grid(volume: Volume, spacing_mm: float) -> Grid:
     )
 
 
-def crop_affine(grid: Grid, start: Index3) -> Affine:
-    """4x4 from crop index to mm in RAS+, for a crop whose first voxel is the grid's `start`."""
-    affine = grid.affine.copy()
-    affine[:3, 3] += affine[:3, :3] @ np.array(start)
-    return affine
-
-
 def check_inside(volume: Volume, point: npt.ArrayLike) -> Floats:
     """Return `point` (x, y, z; a continuous volume index) as floats, refusing what is not in the volume."""
     try:

@@ -15,11 +15,11 @@ from scipy import ndimage
 from backend.geometry import (
     RAS_TO_VIEWER,
     DisplayOrder,
+    Grid,
     ShownArray,
     apply_affine,
     canonical_grid,
     check_inside,
-    crop_affine,
     display_order,
     extract_crop,
     from_world,
@@ -28,11 +28,16 @@ from backend.geometry import (
 )
 from backend.inference.preprocess import normalise
 from backend.io import read_volume
-from backend.volume import Volume
+from backend.volume import Affine, Volume
 
 SPACING = (0.7, 1.9, 5.0)
 PUBLISHED = ("ct_ts_dicom20", "ct_msd_spleen2", "mr_fetal_brain_run3", "mr_torchio_t2_gif", "pet_sts_004")
 orientations = pytest.mark.parametrize("orientation", ORIENTATIONS, ids=str)
+
+
+def crop_affine(grid: Grid, start: tuple[int, int, int]) -> Affine:
+    """4x4 from crop index to mm in RAS+, for a crop whose first voxel is the grid's `start`."""
+    return grid.affine @ np.block([[np.eye(3), np.reshape(start, (3, 1))], [np.zeros((1, 3)), np.ones((1, 1))]])
 
 
 def tilted(orientation: Any, shape: tuple[int, int, int] = (20, 13, 7), spacing: Any = SPACING) -> Volume:

@@ -103,6 +103,12 @@ def world_of(window: Window, index: npt.ArrayLike) -> npt.NDArray[np.float64]:
     return np.asarray(workspace.image.data_to_world(workspace.frame.order.to_viewer(index)))
 
 
+def segment(window: Window, phantom: Phantom, name: str) -> None:
+    """Click into the middle of an organ of the phantom, and wait for the answer."""
+    window.click(world_of(window, phantom.middle_of(name)))
+    window.wait_idle()
+
+
 def truth(phantom: Phantom, name: str) -> npt.NDArray[np.bool_]:
     """An organ of the phantom."""
     return np.asarray(phantom.labels == phantom.names.index(name) + 1)

@@ -5,7 +5,7 @@ from pathlib import Path
 import dask.array as da
 import numpy as np
 import pytest
-from driver import Window, dice, error_shown, truth, world_of
+from driver import Window, dice, error_shown, segment, truth, world_of
 from napari.layers import Labels, Points
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QFileDialog
@@ -21,14 +21,12 @@ def test_click_correct_undo_accept_save_reload(
     window.open(phantom.volume)
     controller = window.controller
 
-    window.click(world_of(window, phantom.middle_of("liver")))
-    window.wait_idle()
+    segment(window, phantom, "liver")
     assert dice(window.mask(), truth(phantom, "liver")) > 0.85
     assert np.allclose(controller.workspace.objects.history.prompts[0].point, phantom.middle_of("liver"), atol=0.6)
     one = window.mask().copy()
 
-    window.click(world_of(window, phantom.middle_of("kidney_right")))
-    window.wait_idle()
+    segment(window, phantom, "kidney_right")
     assert len(controller.workspace.objects.history.prompts) == 2
     assert dice(window.mask(), truth(phantom, "liver") | truth(phantom, "kidney_right")) > 0.85
 
@@ -43,8 +41,7 @@ def test_click_correct_undo_accept_save_reload(
     window.wait_idle()
 
     window.push("accept")
-    window.click(world_of(window, phantom.middle_of("spleen")))
-    window.wait_idle()
+    segment(window, phantom, "spleen")
     assert np.array_equal(window.mask(1), one)
     assert dice(window.mask(2), truth(phantom, "spleen")) > 0.8
 
@@ -62,8 +59,7 @@ def test_click_correct_undo_accept_save_reload(
 
 def test_negative_click_by_key(window: Window, phantom: Phantom) -> None:
     window.open(phantom.volume)
-    window.click(world_of(window, phantom.middle_of("liver")))
-    window.wait_idle()
+    segment(window, phantom, "liver")
     before = window.mask().copy()
     window.press(Qt.Key.Key_T)
     assert window.widget.kind.value == "negative"
@@ -87,8 +83,7 @@ def test_a_first_negative_click_is_refused(window: Window, phantom: Phantom) -> 
 
 def test_a_click_outside_is_refused_and_the_others_stay(window: Window, phantom: Phantom) -> None:
     window.open(phantom.volume)
-    window.click(world_of(window, phantom.middle_of("liver")))
-    window.wait_idle()
+    segment(window, phantom, "liver")
     before = window.mask().copy()
     with error_shown("not a voxel"):
         window.controller.workspace.points[True].add([27, 51, 1000])
@@ -103,8 +98,7 @@ def test_any_axis_order(window: Window, phantom: Phantom, order: tuple[int, int,
     window.viewer.dims.order = order
     window.viewer.reset_view()
     window.settle()
-    window.click(world_of(window, phantom.middle_of("liver")))
-    window.wait_idle()
+    segment(window, phantom, "liver")
     (prompt,) = window.controller.workspace.objects.history.prompts
     assert np.allclose(prompt.point, phantom.middle_of("liver"), atol=1.1)
     assert dice(window.mask(), truth(phantom, "liver")) > 0.85
@@ -117,8 +111,7 @@ def test_click_in_3d_hits_the_first_bright_voxel(window: Window, phantom: Phanto
     window.viewer.dims.ndisplay = 3
     window.widget.threshold.value = 340.0  # above all but the vertebrae
     window.settle()
-    window.click(world_of(window, phantom.middle_of("vertebrae")))
-    window.wait_idle()
+    segment(window, phantom, "vertebrae")
     (prompt,) = window.controller.workspace.objects.history.prompts
     x, y, z = np.rint(prompt.point).astype(int)
     assert np.asarray(phantom.volume.array)[x, y, z] > 340
@@ -142,13 +135,11 @@ def test_click_in_3d_on_nothing_is_refused(window: Window, phantom: Phantom) -> 
 
 def test_accepted_objects_are_never_overwritten_and_can_be_reopened(window: Window, phantom: Phantom) -> None:
     window.open(phantom.volume)
-    window.click(world_of(window, phantom.middle_of("liver")))
-    window.wait_idle()
+    segment(window, phantom, "liver")
     liver = window.mask().copy()
     window.press(Qt.Key.Key_N)
     assert window.controller.current == 2
-    window.click(world_of(window, phantom.middle_of("liver")))
-    window.wait_idle()
+    segment(window, phantom, "liver")
     assert np.array_equal(window.mask(1), liver)
     assert not (window.mask(2) & liver).any()
     window.widget.objects.value = 1
@@ -162,11 +153,9 @@ def test_accepted_objects_are_never_overwritten_and_can_be_reopened(window: Wind
 
 def test_deleting_a_point_takes_its_prompt_back(window: Window, phantom: Phantom) -> None:
     window.open(phantom.volume)
-    window.click(world_of(window, phantom.middle_of("liver")))
-    window.wait_idle()
+    segment(window, phantom, "liver")
     one = window.mask().copy()
-    window.click(world_of(window, phantom.middle_of("spleen")))
-    window.wait_idle()
+    segment(window, phantom, "spleen")
     points = window.controller.workspace.points[True]
     points.selected_data = {1}
     points.remove_selected()
@@ -195,8 +184,7 @@ def test_layers_with_any_transform(window: Window, phantom: Phantom) -> None:
 
 def test_deleted_layers(window: Window, phantom: Phantom) -> None:
     image = window.open(phantom.volume)
-    window.click(world_of(window, phantom.middle_of("liver")))
-    window.wait_idle()
+    segment(window, phantom, "liver")
     window.viewer.layers.remove(window.controller.workspace.points[True])
     window.qtbot.waitUntil(lambda: not window.mask().any())
     assert window.controller.workspace.points[True] in window.viewer.layers
@@ -217,8 +205,7 @@ def test_settings_persist(window: Window, phantom: Phantom) -> None:
     assert (window.widget.model.value, window.widget.device.value) == ("region", "cpu")
     assert not window.widget.auto_run.value
     assert not window.controller.auto_run
-    window.click(world_of(window, phantom.middle_of("liver")))
-    window.wait_idle()
+    segment(window, phantom, "liver")
     assert not window.mask().any()
     window.push("run")
     window.wait_idle()
@@ -229,8 +216,7 @@ def test_a_model_that_cannot_be_loaded_says_why(window: Window, phantom: Phantom
     bad = tmp_path / "weights.pth"
     bad.write_text("<!DOCTYPE html><html>not found</html>")
     window.open(phantom.volume)
-    window.click(world_of(window, phantom.middle_of("liver")))
-    window.wait_idle()
+    segment(window, phantom, "liver")
     before = window.mask().copy()
     with error_shown("weights.pth"):
         window.widget.model.value = "from a file ..."
@@ -250,32 +236,27 @@ def test_an_image_opened_after_the_widget_is_clicked_at_once(window: Window, pha
     window.dock()
     window.viewer.open_sample("napari-samed3d", "phantom")
     window.settle()
-    window.click(world_of(window, phantom.middle_of("liver")))
-    window.wait_idle()
+    segment(window, phantom, "liver")
     assert dice(window.mask(), truth(phantom, "liver")) > 0.85
 
 
 def test_deleting_the_objects_begins_anew(window: Window, phantom: Phantom) -> None:
     window.open(phantom.volume)
-    window.click(world_of(window, phantom.middle_of("liver")))
-    window.wait_idle()
+    segment(window, phantom, "liver")
     window.viewer.layers.remove(window.controller.workspace.labels)
     window.qtbot.waitUntil(lambda: window.controller.workspace is not None)
     assert not window.mask().any()
     assert len([layer for layer in window.viewer.layers if isinstance(layer, Points)]) == 2
-    window.click(world_of(window, phantom.middle_of("spleen")))
-    window.wait_idle()
+    segment(window, phantom, "spleen")
     assert dice(window.mask(), truth(phantom, "spleen")) > 0.8
 
 
 def test_closing_and_opening_the_dock_keeps_the_session(window: Window, phantom: Phantom) -> None:
     window.open(phantom.volume)
-    window.click(world_of(window, phantom.middle_of("liver")))
-    window.wait_idle()
+    segment(window, phantom, "liver")
     liver = window.mask().copy()
     window.press(Qt.Key.Key_N)
-    window.click(world_of(window, phantom.middle_of("spleen")))
-    window.wait_idle()
+    segment(window, phantom, "spleen")
     layers = list(window.viewer.layers)
     window.viewer.window.remove_dock_widget(window.widget)
     window.settle()
@@ -286,8 +267,7 @@ def test_closing_and_opening_the_dock_keeps_the_session(window: Window, phantom:
     window.push("undo")
     window.wait_idle()
     assert not window.mask(2).any()
-    window.click(world_of(window, phantom.middle_of("kidney_left")))
-    window.wait_idle()
+    segment(window, phantom, "kidney_left")
     assert dice(window.mask(2), truth(phantom, "kidney_left")) > 0.7
 
 
@@ -303,8 +283,7 @@ def test_selecting_the_layers_of_another_image_means_that_image(window: Window, 
     window.settle()
     assert window.controller.workspace is one
     assert window.widget.image.value is first
-    window.click(world_of(window, phantom.middle_of("liver")))
-    window.wait_idle()
+    segment(window, phantom, "liver")
     assert dice(window.mask(), truth(phantom, "liver")) > 0.85
 
 
@@ -325,8 +304,7 @@ def test_a_failed_save_is_one_message(window: Window, phantom: Phantom, tmp_path
 
 def test_painting_the_open_object_goes_with_the_next_answer(window: Window, phantom: Phantom) -> None:
     window.open(phantom.volume)
-    window.click(world_of(window, phantom.middle_of("liver")))
-    window.wait_idle()
+    segment(window, phantom, "liver")
     answer = window.mask().copy()
     labels = window.controller.workspace.labels
     labels.paint((2, 2, 2), 1)

@@ -1,6 +1,7 @@
 """Models that answer by a rule and record what they are asked, and volumes for them to look at."""
 
 import itertools
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -32,7 +33,7 @@ class Call:
     logits: Floats = field(init=False)
 
 
-class FakeModel:
+class FakeModel(ABC):
     """The recording half of a model; `answer` is the other. The embedding is the crop, each cell its mean."""
 
     def __init__(self, image_size: int = 32, logits_size: int = 16, *, supports_boxes: bool = False) -> None:
@@ -59,8 +60,9 @@ class FakeModel:
         self.calls.append(call)
         return torch.from_numpy(call.logits.copy())[None, None]
 
+    @abstractmethod
     def answer(self, call: Call) -> Floats:
-        raise NotImplementedError
+        """Logits (L, L, L) for one call."""
 
     def cell_centres(self) -> Floats:
         """In crop voxels, (L, L, L, 3)."""

@@ -4,7 +4,7 @@ from contextlib import nullcontext
 import numpy as np
 import pytest
 import torch
-from fakes import Call, FakeModel, Floats
+from fakes import Ball, Call, FakeModel, Floats
 
 from backend.errors import SamMed3DWarning
 from backend.inference import engine as engine_module
@@ -79,7 +79,7 @@ def test_other_errors_are_not_hidden(error: RuntimeError, monkeypatch: pytest.Mo
 
 
 def test_out_of_memory_on_the_cpu_is_not_tried_again() -> None:
-    class Hopeless(FakeModel):
+    class Hopeless(Ball):
         def embed(self, image: torch.Tensor) -> torch.Tensor:
             super().embed(image)
             raise torch.OutOfMemoryError("20 GiB")
