@@ -27,6 +27,13 @@ class ErrorCode(StrEnum):
     DOWNLOAD_FAILED = "download.failed"
     DOWNLOAD_CHANGED = "download.changed"
     DEVICE_UNAVAILABLE = "device.unavailable"
+    CONFIG_INVALID = "config.invalid"
+    DATA_SOURCE = "data.source"
+    DATA_INDEX = "data.index"
+    DATA_CORRUPT = "data.corrupt"
+    RUN_STATE = "run.state"
+    TRAINING_DIVERGED = "training.diverged"
+    TRAINING_RANK = "training.rank"
     CANCELLED = "cancelled"
 
 

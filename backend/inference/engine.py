@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Callable
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -11,34 +11,10 @@ from torch import Tensor
 
 from backend.device import Precision, autocast, is_out_of_memory
 from backend.errors import SamMed3DWarning
+from backend.models.interface import Embedding, PromptModel, map_embedding
 
 T = TypeVar("T")
 Floats = npt.NDArray[np.float32]
-
-
-class PromptModel(Protocol):
-    """What inference needs of a model; S is `image_size`, L is `logits_size`."""
-
-    @property
-    def image_size(self) -> int:
-        """Voxels of a crop along each axis."""
-
-    @property
-    def logits_size(self) -> int:
-        """Logits of a crop along each axis."""
-
-    @property
-    def supports_boxes(self) -> bool:
-        """Whether labels 2 and 3, the corners of a box, are known."""
-
-    def embed(self, image: Tensor) -> Tensor:
-        """Embedding of images (B, 1, S, S, S)."""
-
-    def decode(self, embedding: Tensor, points: Tensor, labels: Tensor, mask_logits: Tensor) -> Tensor:
-        """Logits (B, 1, L, L, L) of points (B, N, 3), labels (B, N), previous logits (B, 1, L, L, L)."""
-
-    def to(self, device: torch.device) -> object:
-        """Move the weights."""
 
 
 class Engine:
@@ -57,23 +33,23 @@ class Engine:
         self._on_device(lambda: model.to(self.device))
 
     @torch.inference_mode()
-    def embed(self, image: Floats) -> Tensor:
+    def embed(self, image: Floats) -> Embedding:
         """The embedding of one normalised crop (S, S, S), on the device."""
 
-        def run() -> Tensor:
+        def run() -> Embedding:
             with autocast(self.device, self._precision):
                 embedding = self.model.embed(torch.from_numpy(image).to(self.device)[None, None])
-            return embedding.float()
+            return map_embedding(Tensor.float, embedding)
 
         return self._on_device(run)
 
     @torch.inference_mode()
-    def decode(self, embedding: Tensor, points: npt.ArrayLike, labels: npt.ArrayLike, previous: Floats) -> Floats:
+    def decode(self, embedding: Embedding, points: npt.ArrayLike, labels: npt.ArrayLike, previous: Floats) -> Floats:
         """Logits (L, L, L) for points (N, 3) in crop voxels, their labels (N,), and previous logits (L, L, L)."""
 
         def run() -> Tensor:
             return self.model.decode(
-                embedding.to(self.device),
+                map_embedding(lambda tensor: tensor.to(self.device), embedding),
                 torch.as_tensor(np.asarray(points, dtype=np.float32), device=self.device)[None],
                 torch.as_tensor(np.asarray(labels, dtype=np.int64), device=self.device)[None],
                 torch.from_numpy(previous).to(self.device)[None, None],

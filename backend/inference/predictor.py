@@ -4,12 +4,12 @@ from collections import OrderedDict
 
 import numpy as np
 import numpy.typing as npt
-from torch import Tensor
 
 from backend.geometry import Index3, canonical_grid, extract_crop
 from backend.inference.canvas import Canvas, Floats, MaskPatch
 from backend.inference.engine import Engine
 from backend.inference.preprocess import normalise
+from backend.models.interface import Embedding
 from backend.volume import Volume
 
 # Voxel size that the published weights were trained with (mm).
@@ -30,7 +30,7 @@ class Predictor:
         self.engine = engine
         self.volume = volume
         self.grid = canonical_grid(volume, SPACING_MM)
-        self._embeddings: OrderedDict[Index3, Tensor] = OrderedDict()
+        self._embeddings: OrderedDict[Index3, Embedding] = OrderedDict()
 
     @property
     def size(self) -> int:
@@ -45,7 +45,7 @@ class Predictor:
         """The normalised crop (size, size, size) whose first voxel is the grid's `start`."""
         return normalise(extract_crop(self.volume, self.grid, start, self.size))
 
-    def embedding(self, start: Index3) -> Tensor:
+    def embedding(self, start: Index3) -> Embedding:
         """The embedding of that crop; computed once."""
         if start not in self._embeddings:
             self._embeddings[start] = self.engine.embed(self.crop(start))

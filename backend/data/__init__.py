@@ -1,0 +1,1 @@
+"""Data for training and evaluation: preparation, index, datasets, synthetic volumes."""

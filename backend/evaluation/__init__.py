@@ -1,0 +1,1 @@
+"""Evaluation: simulated clicks on real volumes, metrics, baselines, reports."""

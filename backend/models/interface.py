@@ -1,0 +1,42 @@
+"""What inference, training and evaluation need of a model that answers prompts."""
+
+from collections.abc import Callable
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+Embedding = Tensor | tuple[Tensor, ...]
+"""What a model keeps of images: (B, C, grid, grid, grid), or several of these, the coarsest first."""
+
+
+def map_embedding(function: Callable[[Tensor], Tensor], embedding: Embedding) -> Embedding:
+    """The embedding with a function applied to each of its tensors."""
+    if isinstance(embedding, Tensor):
+        return function(embedding)
+    return tuple(function(tensor) for tensor in embedding)
+
+
+class PromptModel(Protocol):
+    """A model of cubic crops with S = `image_size` voxels an axis and masks with L = `logits_size` logits an axis."""
+
+    @property
+    def image_size(self) -> int:
+        """Voxels of a crop along each axis."""
+
+    @property
+    def logits_size(self) -> int:
+        """Logits of a crop along each axis."""
+
+    @property
+    def supports_boxes(self) -> bool:
+        """Whether labels 2 and 3, the corners of a box, are known."""
+
+    def embed(self, image: Tensor) -> Embedding:
+        """Embedding of images (B, 1, S, S, S)."""
+
+    def decode(self, embedding: Embedding, points: Tensor, labels: Tensor, mask_logits: Tensor) -> Tensor:
+        """Logits (B, 1, L, L, L) of points (B, N, 3), labels (B, N), previous logits (B, 1, L, L, L)."""
+
+    def to(self, device: torch.device) -> object:
+        """Move the weights."""

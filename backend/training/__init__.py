@@ -1,0 +1,1 @@
+"""Training: configuration, the episode of simulated clicks, the loop, its state and logs."""
