@@ -51,5 +51,12 @@ def normalise(crop: Crop) -> Crop:
     return normalised.clip(-LIMIT, LIMIT)
 
 
+def normalise_quietly(crop: Crop) -> Crop:
+    """`normalise` for training, where nobody clicked: a crop of air among thousands is not worth a warning."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SamMed3DWarning)
+        return normalise(crop)
+
+
 def _warn(message: str) -> None:
     warnings.warn(message, SamMed3DWarning, stacklevel=3)

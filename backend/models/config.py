@@ -3,6 +3,19 @@
 from dataclasses import dataclass, fields
 
 
+def check_positive(sizes: "ModelConfig | CompactConfig") -> None:
+    """Refuse a number that is not positive."""
+    for field in fields(sizes):
+        if field.type in (int, float) and getattr(sizes, field.name) <= 0:
+            raise ValueError(f"{field.name} must be positive, not {getattr(sizes, field.name)}")
+
+
+def check_divides(part: str, part_size: int, whole: str, whole_size: int) -> None:
+    """Refuse a size that is not a multiple of another."""
+    if whole_size % part_size:
+        raise ValueError(f"{whole} {whole_size} must be a multiple of {part} ({part_size})")
+
+
 @dataclass(frozen=True)
 class ModelConfig:
     """Sizes of a SAM-Med3D network (SAM-Med3D paper, section 3; the defaults are its `vit_b_ori`).
@@ -41,26 +54,16 @@ class ModelConfig:
     box_prompts: bool = False
 
     def __post_init__(self) -> None:
-        self._check_positive()
-        self._check_divides("patch_size", self.patch_size, "image_size", self.image_size)
-        self._check_divides("heads", self.heads, "width", self.width)
+        check_positive(self)
+        check_divides("patch_size", self.patch_size, "image_size", self.image_size)
+        check_divides("heads", self.heads, "width", self.width)
         # Sin, cos and sin of each frequency fill the prompt width; the decoder's upscaling divides it by 8;
         # its cross attentions halve it before they part it among the heads.
-        self._check_divides("3", 3, "prompt_width", self.prompt_width)
-        self._check_divides("8", 8, "prompt_width", self.prompt_width)
-        self._check_divides("2 * decoder_heads", 2 * self.decoder_heads, "prompt_width", self.prompt_width)
+        check_divides("3", 3, "prompt_width", self.prompt_width)
+        check_divides("8", 8, "prompt_width", self.prompt_width)
+        check_divides("2 * decoder_heads", 2 * self.decoder_heads, "prompt_width", self.prompt_width)
         if not set(self.global_blocks) <= set(range(self.depth)):
             raise ValueError(f"global_blocks {self.global_blocks} must lie within 0..{self.depth - 1}")
-
-    def _check_positive(self) -> None:
-        for field in fields(self):
-            if field.type in (int, float) and getattr(self, field.name) <= 0:
-                raise ValueError(f"{field.name} must be positive, not {getattr(self, field.name)}")
-
-    @staticmethod
-    def _check_divides(part: str, part_size: int, whole: str, whole_size: int) -> None:
-        if whole_size % part_size:
-            raise ValueError(f"{whole} {whole_size} must be a multiple of {part} ({part_size})")
 
     @property
     def grid(self) -> int:
@@ -78,3 +81,63 @@ VIT_B_ORI = ModelConfig()
 
 SMALL = ModelConfig(image_size=64, width=48, depth=4, heads=4, global_blocks=(1, 3), prompt_width=48)
 """The same network in small, for tests and for a first try on a laptop."""
+
+
+@dataclass(frozen=True)
+class CompactConfig:
+    """Sizes of the compact network: convolutions down to an eighth of the crop, then a few transformer blocks.
+
+    Attributes:
+        image_size: voxels an axis of the cubic input, and logits an axis of the mask.
+        stem: channels at a half and at a quarter of the resolution.
+        width: channels of an image token, of a prompt and of the mask decoder.
+        depth: number of encoder blocks.
+        heads: attention heads of an encoder block.
+        mlp_ratio: hidden width of an encoder MLP, as a multiple of `width`.
+        decoder_depth: number of two-way blocks of the mask decoder.
+        decoder_heads: attention heads of the mask decoder.
+        decoder_mlp: hidden width of a two-way block's MLP.
+        box_prompts: whether there are embeddings of the two corners of a box.
+
+    Raises:
+        ValueError: if the sizes do not fit each other.
+    """
+
+    image_size: int = 64
+    stem: tuple[int, int] = (32, 96)
+    width: int = 192
+    depth: int = 8
+    heads: int = 6
+    mlp_ratio: float = 4.0
+    decoder_depth: int = 2
+    decoder_heads: int = 8
+    decoder_mlp: int = 768
+    box_prompts: bool = False
+
+    def __post_init__(self) -> None:
+        check_positive(self)
+        check_divides("8", 8, "image_size", self.image_size)
+        check_divides("heads", self.heads, "width", self.width)
+        check_divides("3", 3, "width", self.width)
+        check_divides("2 * decoder_heads", 2 * self.decoder_heads, "width", self.width)
+        for channels in self.stem:
+            check_divides("8", 8, "each of stem", channels)
+
+    @property
+    def prompt_width(self) -> int:
+        """Channels of a prompt."""
+        return self.width
+
+    @property
+    def grid(self) -> int:
+        """Tokens an axis."""
+        return self.image_size // 8
+
+    @property
+    def logits_size(self) -> int:
+        """Logits an axis of the mask."""
+        return self.image_size
+
+
+COMPACT = CompactConfig()
+"""The network whose weights come with the project."""

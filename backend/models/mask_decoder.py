@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from backend.models.config import ModelConfig
+from backend.models.config import CompactConfig, ModelConfig
 from backend.models.layers import LayerNorm3d, Mlp
 
 MASKS = 4
@@ -42,7 +42,7 @@ class Attention(nn.Module):
 class TwoWayBlock(nn.Module):
     """Self attention of the prompt tokens, prompt to image, an MLP, and image to prompt (SAM paper, appendix A)."""
 
-    def __init__(self, config: ModelConfig, *, first: bool) -> None:
+    def __init__(self, config: ModelConfig | CompactConfig, *, first: bool) -> None:
         super().__init__()
         width, heads = config.prompt_width, config.decoder_heads
         self.first = first
@@ -76,7 +76,7 @@ class TwoWayBlock(nn.Module):
 class TwoWayTransformer(nn.Module):
     """Two-way blocks and a last attention of the prompt tokens to the image (SAM paper, appendix A)."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig | CompactConfig) -> None:
         super().__init__()
         width = config.prompt_width
         self.layers = nn.ModuleList(TwoWayBlock(config, first=index == 0) for index in range(config.decoder_depth))

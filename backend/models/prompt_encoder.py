@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from backend.errors import ErrorCode, SamMed3DError
-from backend.models.config import ModelConfig
+from backend.models.config import CompactConfig, ModelConfig
 from backend.models.layers import LayerNorm3d
 
 NOT_A_POINT = -1
@@ -33,10 +33,10 @@ class PositionEncoding(nn.Module):
         return torch.cat([phase_F.sin(), phase_F.cos(), phase_F.sin()], dim=-1)
 
 
-class PromptEncoder(nn.Module):
-    """Prompts to embeddings (SAM-Med3D paper, section 3.2)."""
+class PointEncoder(nn.Module):
+    """Clicks and box corners to sparse tokens (SAM-Med3D paper, section 3.2)."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig | CompactConfig) -> None:
         super().__init__()
         width = config.prompt_width
         self.image_size = config.image_size
@@ -46,6 +46,48 @@ class PromptEncoder(nn.Module):
         kinds = 2 + (len(BOX_CORNERS) if config.box_prompts else 0)
         self.point_embeddings = nn.ModuleList(nn.Embedding(1, width) for _ in range(kinds))
         self.not_a_point_embed = nn.Embedding(1, width)
+
+    def embed_points(self, points: Tensor, labels: Tensor) -> Tensor:
+        """Embed points as tokens, (B, N, 3) and (B, N) -> (B, N or N + 1, C); see `forward`."""
+        if labels.shape[1] and not self._has_box(labels):
+            # Quirk 5 kept for compatibility: a token "not a point" follows the clicks, unless there is a box.
+            points = nn.functional.pad(points, (0, 0, 0, 1))
+            labels = nn.functional.pad(labels, (0, 1), value=NOT_A_POINT)
+        positions = (points + 0.5) / self.image_size
+        encoding_BNC: Tensor = self.pe_layer(positions.to(self.not_a_point_embed.weight.dtype))
+        is_point_BN1 = (labels != NOT_A_POINT)[..., None]
+        kinds = [self.not_a_point_embed, *self.point_embeddings]  # label -1 comes first
+        embedding_BNC = torch.cat([kind.weight for kind in kinds])[labels.long() + 1]
+        return encoding_BNC * is_point_BN1 + embedding_BNC
+
+    def _has_box(self, labels: Tensor) -> bool:
+        """Check the labels of at least one point, and tell whether one is a corner of a box."""
+        lowest, highest = (int(label) for label in labels.aminmax())
+        if lowest < NOT_A_POINT or highest >= len(self.point_embeddings):
+            known = [NOT_A_POINT, *range(len(self.point_embeddings))]
+            raise SamMed3DError(
+                ErrorCode.PROMPT_INVALID,
+                f"Point labels from {lowest} to {highest} were given, but this network knows only {known}.",
+                "Use 1 for a positive and 0 for a negative click; 2 and 3 need a network with box prompts.",
+            )
+        return highest >= min(BOX_CORNERS)
+
+    def dense_pe(self) -> Tensor:
+        """Return the position encoding of the token grid, (1, C, grid, grid, grid)."""
+        matrix = self.pe_layer.positional_encoding_gaussian_matrix
+        centres = (torch.arange(self.grid, device=matrix.device, dtype=matrix.dtype) + 0.5) / self.grid
+        first, second, third = torch.meshgrid(centres, centres, centres, indexing="ij")
+        # Quirk 4 kept for compatibility: the first two axes are swapped relative to the encoding of points.
+        encoding: Tensor = self.pe_layer(torch.stack([second, first, third], dim=-1))
+        return encoding.movedim(-1, 0)[None]
+
+
+class PromptEncoder(PointEncoder):
+    """Prompts to embeddings (SAM-Med3D paper, section 3.2)."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__(config)
+        width = config.prompt_width
         self.mask_downscaling = nn.Sequential(
             nn.Conv3d(1, 4, 2, stride=2),
             LayerNorm3d(4),
@@ -73,31 +115,6 @@ class PromptEncoder(nn.Module):
         """
         return self.embed_points(points, labels), self.embed_mask(mask_logits, batch=len(points))
 
-    def embed_points(self, points: Tensor, labels: Tensor) -> Tensor:
-        """Embed points as tokens, (B, N, 3) and (B, N) -> (B, N or N + 1, C); see `forward`."""
-        if labels.shape[1] and not self._has_box(labels):
-            # Quirk 5 kept for compatibility: a token "not a point" follows the clicks, unless there is a box.
-            points = nn.functional.pad(points, (0, 0, 0, 1))
-            labels = nn.functional.pad(labels, (0, 1), value=NOT_A_POINT)
-        positions = (points + 0.5) / self.image_size
-        encoding_BNC: Tensor = self.pe_layer(positions.to(self.not_a_point_embed.weight.dtype))
-        is_point_BN1 = (labels != NOT_A_POINT)[..., None]
-        kinds = [self.not_a_point_embed, *self.point_embeddings]  # label -1 comes first
-        embedding_BNC = torch.cat([kind.weight for kind in kinds])[labels.long() + 1]
-        return encoding_BNC * is_point_BN1 + embedding_BNC
-
-    def _has_box(self, labels: Tensor) -> bool:
-        """Check the labels of at least one point, and tell whether one is a corner of a box."""
-        lowest, highest = (int(label) for label in labels.aminmax())
-        if lowest < NOT_A_POINT or highest >= len(self.point_embeddings):
-            known = [NOT_A_POINT, *range(len(self.point_embeddings))]
-            raise SamMed3DError(
-                ErrorCode.PROMPT_INVALID,
-                f"Point labels from {lowest} to {highest} were given, but this network knows only {known}.",
-                "Use 1 for a positive and 0 for a negative click; 2 and 3 need a network with box prompts.",
-            )
-        return highest >= min(BOX_CORNERS)
-
     def embed_mask(self, mask_logits: Tensor | None, batch: int) -> Tensor:
         """Embed mask logits, (B, 1, L, L, L) -> (B, C, grid, grid, grid), or their absence."""
         dense: Tensor
@@ -106,12 +123,3 @@ class PromptEncoder(nn.Module):
             return dense.expand(batch, -1, self.grid, self.grid, self.grid)
         dense = self.mask_downscaling(mask_logits)
         return dense
-
-    def dense_pe(self) -> Tensor:
-        """Return the position encoding of the token grid, (1, C, grid, grid, grid)."""
-        matrix = self.pe_layer.positional_encoding_gaussian_matrix
-        centres = (torch.arange(self.grid, device=matrix.device, dtype=matrix.dtype) + 0.5) / self.grid
-        first, second, third = torch.meshgrid(centres, centres, centres, indexing="ij")
-        # Quirk 4 kept for compatibility: the first two axes are swapped relative to the encoding of points.
-        encoding: Tensor = self.pe_layer(torch.stack([second, first, third], dim=-1))
-        return encoding.movedim(-1, 0)[None]

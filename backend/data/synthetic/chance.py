@@ -1,0 +1,77 @@
+"""Seeded random numbers, and the smooth random fields that everything synthetic is made of."""
+
+import math
+
+import torch
+from torch import Tensor
+
+# Mean over a cell of the sum of squared weights of a cubic B-spline: what it leaves of the variance an axis.
+SPLINE_SHRINKS = 151 / 315
+
+
+def multiply_axis(field: Tensor, matrix_NM: Tensor, axis: int) -> Tensor:
+    """Multiply one of the last three axes of a field, M long, by a matrix: it is N long then."""
+    if axis == 2:
+        return field @ matrix_NM.T
+    if axis == 1:
+        return matrix_NM @ field
+    x, y, z = field.shape[-3:]
+    return (matrix_NM @ field.reshape(-1, x, y * z)).reshape(*field.shape[:-3], len(matrix_NM), y, z)
+
+
+class Chance:
+    """The random numbers of one volume: scalars, and fields of (X, Y, Z) on a device.
+
+    Args:
+        seed: the same seed gives the same volume on the same kind of device.
+        device: where fields are made.
+    """
+
+    def __init__(self, seed: int, device: torch.device) -> None:
+        self.device = device
+        self._scalars = torch.Generator().manual_seed(seed)
+        self._fields = torch.Generator(device).manual_seed(seed + 1)
+
+    def uniform(self, low: float, high: float) -> float:
+        """A number from low to high."""
+        return low + (high - low) * float(torch.rand((), generator=self._scalars))
+
+    def log_uniform(self, low: float, high: float) -> float:
+        """A number from low to high, each factor as likely as any other."""
+        return math.exp(self.uniform(math.log(low), math.log(high)))
+
+    def integer(self, low: int, high: int) -> int:
+        """A whole number from low to high, both included."""
+        return int(torch.randint(low, high + 1, (), generator=self._scalars))
+
+    def maybe(self, probability: float) -> bool:
+        """True that often."""
+        return self.uniform(0, 1) < probability
+
+    def vector(self, low: float, high: float, count: int = 3) -> Tensor:
+        """Numbers from low to high, (count,), on the device."""
+        return torch.tensor([self.uniform(low, high) for _ in range(count)], device=self.device)
+
+    def rotation(self) -> Tensor:
+        """A random rotation, 3x3, on the device."""
+        matrix, _ = torch.linalg.qr(torch.randn(3, 3, generator=self._scalars))
+        matrix[:, 0] *= torch.sign(torch.linalg.det(matrix))
+        return matrix.to(self.device)
+
+    def noise(self, size: int, channels: int = 1) -> Tensor:
+        """White noise of variance 1, (channels, size, size, size)."""
+        return torch.randn((channels, size, size, size), generator=self._fields, device=self.device)
+
+    def smooth(self, size: int, knots: float, channels: int = 1) -> Tensor:
+        """A smooth field of about variance 1 that turns about `knots` times along each axis, (channels, size^3)."""
+        field = self.noise(math.ceil(knots) + 4, channels)
+        for axis in range(3):
+            field = multiply_axis(field, self._spline(size, knots, math.ceil(knots) + 4), axis)
+        return field * SPLINE_SHRINKS**-1.5
+
+    def _spline(self, size: int, knots: float, count: int) -> Tensor:
+        """Weights of `count` knots in each of `size` voxels, a cubic B-spline with a random shift."""
+        at = 1 + self.uniform(0, 1) + torch.arange(size, device=self.device) * (knots / size)
+        distance = (at[:, None] - torch.arange(count, device=self.device)).abs()
+        inner = 2 / 3 - distance**2 + distance**3 / 2
+        return torch.where(distance < 1, inner, (2 - distance).clamp_min(0) ** 3 / 6)

@@ -1,0 +1,46 @@
+"""Synthetic volumes as a dataset that is made while it is read."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+
+from backend.data.sample import Key, Sample, click_seed, sample_rng
+from backend.data.synthetic.generator import generate
+from backend.data.synthetic.label_maps import LabelMap, read_label_maps
+from backend.inference.preprocess import normalise_quietly
+
+
+class SyntheticDataset:
+    """An endless source of samples; an epoch is `length` of them.
+
+    Args:
+        image_size: voxels an axis of a crop.
+        length: samples an epoch.
+        seed: of everything.
+        labels: label-map files, or folders of them, to take shapes from beside the procedural ones.
+        device: where volumes are made; on a GPU read it in the training process itself, without workers.
+    """
+
+    def __init__(
+        self, image_size: int, length: int, seed: int, labels: Iterable[Path] = (), device: str = "cpu"
+    ) -> None:
+        self.image_size = image_size
+        self.seed = seed
+        self._length = length
+        self._labels = tuple(labels)
+        self._device = torch.device(device)
+        self._maps: list[LabelMap] | None = None
+
+    def __len__(self) -> int:
+        """Samples an epoch."""
+        return self._length
+
+    def __getitem__(self, key: Key) -> Sample:
+        """The sample of that key."""
+        if self._maps is None:  # read by each worker for itself, and not before it is needed
+            self._maps = read_label_maps(self._labels, self._device) if self._labels else []
+        seed = int(sample_rng(self.seed, Key(*key)).integers(2**62))
+        image, mask, _ = generate(seed, self.image_size, self._device, self._maps)
+        normalised = torch.from_numpy(normalise_quietly(image.cpu().numpy()))
+        return Sample(normalised[None].to(self._device), mask[None], torch.tensor(click_seed(self.seed, Key(*key))))

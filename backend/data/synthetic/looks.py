@@ -1,0 +1,143 @@
+"""Painting a label map as a scanner would see it: CT, MR, PET or ultrasound.
+
+Values are in each modality's own manner (CT in Hounsfield units, the others from about 0 up), so that they go
+through the same normalisation as real volumes.
+"""
+
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from backend.data.synthetic.chance import Chance, multiply_axis
+from backend.data.synthetic.shapes import AIR
+
+Look = Literal["CT", "MR", "PET", "US"]
+Painter = Callable[[Tensor, Chance], Tensor]
+
+LUNG, FAT, SOFT, CONTRAST, BONE = (-900.0, -650.0), (-120.0, -70.0), (0.0, 90.0), (90.0, 300.0), (200.0, 1200.0)
+"""Ranges of Hounsfield units of tissues."""
+
+
+def choose_look(chance: Chance) -> Look:
+    """The modality of a volume, in about the shares of real data sets."""
+    draw = chance.uniform(0, 1)
+    return "MR" if draw < 0.45 else "CT" if draw < 0.8 else "PET" if draw < 0.9 else "US"
+
+
+def paint(labels: Tensor, look: Look, chance: Chance) -> Tensor:
+    """The image (S, S, S), float32, of a label map (S, S, S)."""
+    return PAINTERS[look](labels, chance)
+
+
+def blur(image: Tensor, sigmas: tuple[float, float, float]) -> Tensor:
+    """Gaussian blur with one width an axis, in voxels; the edge voxels go on beyond the border."""
+    for axis, sigma in enumerate(sigmas):
+        if sigma >= 0.3:
+            image = multiply_axis(image, _gaussian(len(image), sigma, image.device), axis)
+    return image
+
+
+def _gaussian(size: int, sigma: float, device: torch.device) -> Tensor:
+    """Weights (size, size) of a Gaussian around each voxel."""
+    at = torch.arange(size, device=device)
+    weights = torch.exp(-((at[:, None] - at) ** 2) / (2 * sigma**2))
+    return weights / weights.sum(1, keepdim=True)
+
+
+def _textured(labels: Tensor, means: Tensor, spread: float, chance: Chance) -> Tensor:
+    """Each label's mean (L,), plus a texture whose strength, up to `spread` (in the means' unit), is the label's own."""
+    size, count = len(labels), len(means)
+    index = labels.int()
+    strengths = spread * chance.vector(0, 1, count) ** 2
+    texture = chance.smooth(size, chance.log_uniform(4, size / 2))[0]
+    return means[index] + strengths[index] * texture
+
+
+def _neighbours_apart(labels: Tensor, means: Tensor, least: float, chance: Chance) -> Tensor:
+    """Move the mean of the last object, which is the likely target, at least `least` from that of what is around."""
+    target = int(labels.max())
+    coarse = labels[::2, ::2, ::2]
+    inside = (coarse == target)[None, None].float()
+    ring = (functional.max_pool3d(inside, 3, stride=1, padding=1)[0, 0] > 0) & (coarse != target)
+    if not ring.any():
+        return means
+    around = means[coarse[ring].int()].mean()
+    if (means[target] - around).abs() < least:
+        means[target] = around + (least if chance.maybe(0.5) else -least)
+    return means
+
+
+def _mr(labels: Tensor, chance: Chance) -> Tensor:
+    count = int(labels.max()) + 1
+    means = chance.vector(0.05, 1, count)
+    if chance.maybe(0.8):
+        means[AIR] = chance.uniform(0, 0.05)
+    means = _neighbours_apart(labels, means, chance.log_uniform(0.08, 0.5), chance)
+    image = _textured(labels, means, chance.uniform(0, 0.2), chance)
+    image = _partial_volume(image, chance)
+    image = image * torch.exp(chance.uniform(0, 0.4) * chance.smooth(len(labels), chance.uniform(0.5, 2))[0])
+    sigma = chance.log_uniform(0.005, 0.1)
+    # Rician: the magnitude of a signal with noise in both of its channels.
+    real, imaginary = sigma * chance.noise(len(labels), 2)
+    image = torch.hypot(image.clamp_min(0) + real, imaginary)
+    return chance.log_uniform(50, 5000) * image ** chance.uniform(0.7, 1.4)
+
+
+def _ct(labels: Tensor, chance: Chance) -> Tensor:
+    count = int(labels.max()) + 1
+    means = torch.tensor([chance.uniform(*_tissue(chance)) for _ in range(count)], device=labels.device)
+    if chance.maybe(0.8):
+        means[AIR] = -1000
+    means = _neighbours_apart(labels, means, chance.log_uniform(15, 150), chance)
+    image = _partial_volume(_textured(labels, means, chance.uniform(0, 60), chance), chance)
+    grain = chance.noise(len(labels))[0]
+    smoothness = chance.uniform(0, 1.2)
+    grain = blur(grain, (smoothness, smoothness, 0))
+    image = image + chance.log_uniform(4, 60) * grain / grain.std()
+    return image.clamp(-1024, 3000)
+
+
+def _tissue(chance: Chance) -> tuple[float, float]:
+    draw = chance.uniform(0, 1)
+    return SOFT if draw < 0.5 else FAT if draw < 0.65 else CONTRAST if draw < 0.82 else BONE if draw < 0.93 else LUNG
+
+
+def _pet(labels: Tensor, chance: Chance) -> Tensor:
+    count = int(labels.max()) + 1
+    means = 0.3 * torch.exp(chance.vector(-1, 1.5, count))
+    means[-1] = chance.log_uniform(2, 15)
+    if count > 3 and chance.maybe(0.5):
+        means[chance.integer(1, count - 2)] = chance.log_uniform(1, 10)
+    means[AIR] = chance.uniform(0, 0.05)
+    image = _textured(labels, means, chance.uniform(0, 1), chance).clamp_min(0)
+    width = chance.uniform(0.8, 2.0)
+    image = blur(image, (width, width, width))
+    noisy = image + chance.log_uniform(0.02, 0.2) * image.sqrt() * chance.noise(len(labels))[0]
+    grain = chance.uniform(0.3, 0.8)
+    return chance.log_uniform(1, 3000) * blur(noisy, (grain, grain, grain)).clamp_min(0)
+
+
+def _us(labels: Tensor, chance: Chance) -> Tensor:
+    size = len(labels)
+    means = chance.vector(0.05, 1, int(labels.max()) + 1)
+    means = _neighbours_apart(labels, means, chance.log_uniform(0.15, 0.5), chance)
+    image = _partial_volume(_textured(labels, means, 0.2, chance), chance).clamp_min(0.01)
+    depth = torch.linspace(0, 1, size, device=labels.device)[:, None, None]
+    image = image * torch.exp(-chance.uniform(0, 1.5) * depth)
+    # Speckle: the magnitude of many echoes, which the beam smears across more than along itself.
+    beam = (chance.uniform(0.3, 0.7), chance.uniform(0.6, 1.5), chance.uniform(0.6, 1.5))
+    real, imaginary = (blur(channel, beam) for channel in chance.noise(size, 2))
+    speckle = torch.hypot(real, imaginary)
+    image = image * (1 + chance.uniform(0.3, 1) * (speckle / speckle.mean() - 1))
+    return 255 * image.clamp_min(0) ** chance.uniform(0.4, 0.8)
+
+
+def _partial_volume(image: Tensor, chance: Chance) -> Tensor:
+    """The blur of the scanner."""
+    return blur(image, tuple(chance.uniform(0.3, 1.0) for _ in range(3)))  # type: ignore[arg-type]  # three of them
+
+
+PAINTERS: dict[Look, Painter] = {"CT": _ct, "MR": _mr, "PET": _pet, "US": _us}

@@ -1,0 +1,33 @@
+"""What scanning loses: thick slices and a field of view that ends."""
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from backend.data.synthetic.chance import Chance
+
+
+def thick_slices(image: Tensor, mask: Tensor, chance: Chance) -> tuple[Tensor, Tensor]:
+    """Both (S, S, S) as if scanned in slices of several voxels along one axis, and resampled to voxels again."""
+    axis, thickness = chance.integer(0, 2), chance.log_uniform(1.5, 8)
+    size = image.shape[axis]
+    count = max(3, round(size / thickness))
+
+    def resliced(volume: Tensor, back: str) -> Tensor:
+        rows = volume.movedim(axis, -1).reshape(1, -1, size)
+        slices = functional.interpolate(rows, size=count, mode="area")
+        rows = functional.interpolate(slices, size=size, mode=back)
+        return rows.reshape(*(n for a, n in enumerate(volume.shape) if a != axis), size).movedim(-1, axis)
+
+    # Objects are drawn slice by slice; where slices are cut into voxels, the outline goes along.
+    return resliced(image, "linear"), resliced(mask.float(), "linear") >= 0.5
+
+
+def cut_field(image: Tensor, mask: Tensor, chance: Chance) -> tuple[Tensor, Tensor]:
+    """Both with up to a third of the crop beyond the end of the volume, on one side of one or two axes: zeros."""
+    inside = torch.ones_like(mask)
+    for axis in {chance.integer(0, 2), chance.integer(0, 2)}:
+        size = mask.shape[axis]
+        lost = chance.integer(1, size // 3)
+        inside.narrow(axis, 0 if chance.maybe(0.5) else size - lost, lost).fill_(False)
+    return image * inside, mask & inside
