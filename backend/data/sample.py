@@ -10,7 +10,7 @@ class Key(NamedTuple):
     """Which sample: in every epoch each index once. The sample depends on nothing but this and the dataset."""
 
     epoch: int
-    index: int
+    index: int  # type: ignore[assignment]  # hides tuple.index, which nobody asks a key for
 
 
 class Sample(NamedTuple):

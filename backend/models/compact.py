@@ -35,9 +35,10 @@ MAPS = 4
 
 def fold(x_BCXYZ: Tensor) -> Tensor:
     """Move the voxels of each cell into channels: (B, C, X, Y, Z) -> (B, 8 C, X / 2, Y / 2, Z / 2)."""
-    batch, _, x, y, z = x_BCXYZ.shape
-    cells = x_BCXYZ.unflatten(4, (-1, CELL)).unflatten(3, (-1, CELL)).unflatten(2, (-1, CELL))
-    return cells.permute(0, 1, 3, 5, 7, 2, 4, 6).reshape(batch, -1, x // CELL, y // CELL, z // CELL)
+    batch, channels, *size = x_BCXYZ.shape
+    x, y, z = (count // CELL for count in size)
+    cells = x_BCXYZ.reshape(batch, channels, x, CELL, y, CELL, z, CELL)
+    return cells.permute(0, 1, 3, 5, 7, 2, 4, 6).reshape(batch, -1, x, y, z)
 
 
 def unfold(x_BCXYZ: Tensor) -> Tensor:
@@ -113,7 +114,8 @@ class TokenBlock(nn.Module):
         normed_BTC = self.norm1(x_BTC)
         x_BTC = x_BTC + self.attn(normed_BTC, normed_BTC, normed_BTC)
         x_BTC = x_BTC + self.mlp(self.norm2(x_BTC))
-        return x_BTC.transpose(1, 2).unflatten(2, grid)
+        y_BCXYZ: Tensor = x_BTC.transpose(1, 2).reshape(-1, x_BTC.shape[2], *grid)
+        return y_BCXYZ
 
 
 class CompactEncoder(nn.Module):

@@ -1,7 +1,7 @@
 """What inference, training and evaluation need of a model that answers prompts."""
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -35,8 +35,11 @@ class PromptModel(Protocol):
     def embed(self, image: Tensor) -> Embedding:
         """Embedding of images (B, 1, S, S, S)."""
 
-    def decode(self, embedding: Embedding, points: Tensor, labels: Tensor, mask_logits: Tensor) -> Tensor:
-        """Logits (B, 1, L, L, L) of points (B, N, 3), labels (B, N), previous logits (B, 1, L, L, L)."""
+    def decode(self, embedding: Any, points: Tensor, labels: Tensor, mask_logits: Tensor) -> Tensor:
+        """Logits (B, 1, L, L, L) of points (B, N, 3) with labels (B, N) after previous logits (B, 1, L, L, L).
+
+        The embedding is what the model's own `embed` gave.
+        """
 
     def to(self, device: torch.device) -> object:
         """Move the weights."""

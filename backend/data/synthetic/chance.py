@@ -56,7 +56,8 @@ class Chance:
         """A random rotation, 3x3, on the device."""
         matrix, _ = torch.linalg.qr(torch.randn(3, 3, generator=self._scalars))
         matrix[:, 0] *= torch.sign(torch.linalg.det(matrix))
-        return matrix.to(self.device)
+        rotation: Tensor = matrix.to(self.device)
+        return rotation
 
     def noise(self, size: int, channels: int = 1) -> Tensor:
         """White noise of variance 1, (channels, size, size, size)."""
@@ -67,11 +68,12 @@ class Chance:
         field = self.noise(math.ceil(knots) + 4, channels)
         for axis in range(3):
             field = multiply_axis(field, self._spline(size, knots, math.ceil(knots) + 4), axis)
-        return field * SPLINE_SHRINKS**-1.5
+        return field * float(SPLINE_SHRINKS**-1.5)
 
     def _spline(self, size: int, knots: float, count: int) -> Tensor:
         """Weights of `count` knots in each of `size` voxels, a cubic B-spline with a random shift."""
         at = 1 + self.uniform(0, 1) + torch.arange(size, device=self.device) * (knots / size)
         distance = (at[:, None] - torch.arange(count, device=self.device)).abs()
         inner = 2 / 3 - distance**2 + distance**3 / 2
-        return torch.where(distance < 1, inner, (2 - distance).clamp_min(0) ** 3 / 6)
+        weights: Tensor = torch.where(distance < 1, inner, (2 - distance).clamp_min(0) ** 3 / 6)
+        return weights

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import torch
+from scipy import ndimage
 from torch import Tensor
 
 from backend.data.synthetic.chance import Chance
@@ -16,6 +17,8 @@ from backend.io import READABLE_SUFFIXES, read_volume
 
 # Labels that a map may have beside those of its surrounding; the numbers of both fit into a byte.
 MOST_LABELS = 200
+# Maps are kept no finer than this (mm).
+FINEST_MM = 1.0
 
 
 class LabelMap:
@@ -27,8 +30,9 @@ class LabelMap:
 
     def __init__(self, labels: Tensor) -> None:
         self.labels = labels
-        voxels = (torch.nonzero(labels == label).float() for label in range(1, int(labels.max()) + 1))
-        self._boxes = [(where.amin(0), where.amax(0)) for where in voxels]
+        spans = ndimage.find_objects(labels.cpu().numpy())
+        ends = [[(axis.start, axis.stop - 1) for axis in span] for span in spans]
+        self._boxes = torch.tensor(ends, dtype=torch.float32, device=labels.device).mT  # first and last voxel (L, 2, 3)
 
     def placed(self, surrounding: Tensor, chance: Chance) -> Tensor:
         """Labels (S, S, S): a piece of the map around one of its labels, and `surrounding` where nothing is known.
@@ -64,7 +68,7 @@ def _nearest(labels: Tensor, voxels: Tensor) -> Tensor:
 
 
 def read_label_maps(paths: Iterable[Path], device: torch.device) -> list[LabelMap]:
-    """The label maps of files, and of all readable files in folders, resampled to their finest voxel size.
+    """The label maps of files, and of all readable files in folders, at their finest voxel size or 1 mm.
 
     Raises:
         SamMed3DError: DATA_SOURCE where there is none, or one is empty or has too many labels; as `read_volume`.
@@ -82,20 +86,20 @@ def read_label_maps(paths: Iterable[Path], device: torch.device) -> list[LabelMa
 
 def _read(path: Path) -> npt.NDArray[np.uint8]:
     volume = read_volume(path)
-    grid_ = canonical_grid(volume, min(volume.spacing))
+    grid_ = canonical_grid(volume, max(FINEST_MM, min(volume.spacing)))
     taps = [
         np.clip(np.rint(axis_map(np.arange(count))), 0, extent - 1).astype(int)
         for axis_map, count, extent in zip(grid_.maps, grid_.shape, grid_.extent, strict=True)
     ]
     array = np.asarray(volume.array).transpose(grid_.axes)[np.ix_(*taps)]
-    values, numbered = np.unique(array, return_inverse=True)
-    if values[0] != 0:
-        numbered = numbered + 1
-    count = int(numbered.max())
+    values = np.unique(array)
+    values = values[values != 0]
+    count = len(values)
     if not 0 < count <= MOST_LABELS:
         raise SamMed3DError(
             ErrorCode.DATA_SOURCE,
             f"{path} has {count} labels.",
             f"Give a label map with 0 for the background and 1 to {MOST_LABELS} other labels.",
         )
-    return numbered.reshape(array.shape).astype(np.uint8)
+    numbered: npt.NDArray[np.uint8] = np.where(array != 0, np.searchsorted(values, array) + 1, 0).astype(np.uint8)
+    return numbered

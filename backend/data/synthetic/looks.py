@@ -48,7 +48,7 @@ def _gaussian(size: int, sigma: float, device: torch.device) -> Tensor:
 
 
 def _textured(labels: Tensor, means: Tensor, spread: float, chance: Chance) -> Tensor:
-    """Each label's mean (L,), plus a texture whose strength, up to `spread` (in the means' unit), is the label's own."""
+    """Each label's mean (L,) plus a texture, whose strength, up to `spread` in the means' unit, is the label's own."""
     size, count = len(labels), len(means)
     index = labels.int()
     strengths = spread * chance.vector(0, 1, count) ** 2
