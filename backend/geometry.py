@@ -168,19 +168,26 @@ def to_world(volume: Volume, points: npt.ArrayLike) -> Floats:
     return apply_affine(volume.affine, points)
 
 
-def extract_crop(volume: Volume, grid: Grid, start: Index3, size: int) -> npt.NDArray[np.float32]:
-    """Resample the cube of `size` grid voxels from `start`, reading only its own window of the volume.
+def extract_crop(volume: Volume, grid: Grid, start: Index3, size: int | Index3) -> npt.NDArray[np.float32]:
+    """Resample a box of grid voxels from `start`, reading only its own window of the volume.
 
     Linear between voxel centres, clamped at the outermost ones, zero outside the grid. Integer voxels are
     truncated towards zero once resampled (design of the published inference: it resamples in the
     volume's own integer type, which keeps values between 0 and 1 out of the statistics). A bool volume,
     that is a mask, gives the share of it in each voxel.
 
+    Args:
+        volume: what to resample.
+        grid: its grid.
+        start: the box's first grid voxel; the box may reach beyond the grid.
+        size: of the box, or of a cube; `start` (0, 0, 0) and the grid's shape are the whole volume.
+
     Returns:
-        float32 (size, size, size) in grid order (x, y, z); where a voxel is not finite, neither is the result.
+        float32 of that size in grid order (x, y, z); where a voxel is not finite, neither is the result.
     """
-    crop = np.zeros((size, size, size), dtype=np.float32)
-    inside = [slice(max(0, -s), min(size, n - s)) for s, n in zip(start, grid.shape, strict=True)]
+    shape = (size, size, size) if isinstance(size, int) else size
+    crop = np.zeros(shape, dtype=np.float32)
+    inside = [slice(max(0, -s), min(length, n - s)) for s, length, n in zip(start, shape, grid.shape, strict=True)]
     if any(part.start >= part.stop for part in inside):
         return crop
     window: list[slice] = [slice(0)] * 3
@@ -272,10 +279,22 @@ def plain_order(shown_shape: Index3) -> DisplayOrder:
 
 def display_order(volume: Volume) -> DisplayOrder:
     """The order nearest to (Inferior, Posterior, Left); see `RAS_TO_VIEWER`."""
-    orientation = nib.orientations.io_orientation(RAS_TO_VIEWER @ volume.affine)
+    return _nearest_order(RAS_TO_VIEWER @ volume.affine, volume.shape)
+
+
+def _nearest_order(affine: Affine, shape: Index3) -> DisplayOrder:
+    """The order whose axes run nearest to those of the world that `affine` maps volume indices to."""
+    orientation = nib.orientations.io_orientation(affine)
     axes = [int(np.flatnonzero(orientation[:, 0] == axis)[0]) for axis in range(3)]
     flips = [bool(orientation[axis, 1] < 0) for axis in axes]
-    return DisplayOrder((axes[0], axes[1], axes[2]), (flips[0], flips[1], flips[2]), volume.shape)
+    return DisplayOrder((axes[0], axes[1], axes[2]), (flips[0], flips[1], flips[2]), shape)
+
+
+def canonical_volume(volume: Volume) -> Volume:
+    """The same voxels at the same places, with the axes permuted and flipped to be closest to RAS+; a view."""
+    order = _nearest_order(volume.affine, volume.shape)
+    affine = volume.affine @ np.linalg.inv(order.matrix)
+    return Volume(order.show(np.asarray(volume.array)), affine, volume.source)
 
 
 class ShownArray:

@@ -4,11 +4,12 @@ import argparse
 import re
 import zipfile
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
@@ -16,24 +17,42 @@ from torch import Tensor, nn
 from backend.errors import ErrorCode, SamMed3DError
 from backend.io.atomic import replacing
 from backend.io.boundary import writing
-from backend.models.config import VIT_B_ORI, ModelConfig
-from backend.models.sam_med3d import SamMed3D
+from backend.models.adapters import has_adapters
+from backend.models.config import VIT_B_ORI, NetworkConfig, describe, from_description
+from backend.models.network import Network, build_network
 
 _Format = Literal["zip", "pickle", "safetensors"]
 
+# Where our files say the sizes of their network.
+_DESCRIPTION = "network"
 _BOX_WEIGHT = "prompt_encoder.point_embeddings.2.weight"
 _DOWNLOAD_AGAIN = "Download it again, with the direct link (.../resolve/main/..., not .../blob/main/...)."
 
 
+@dataclass(frozen=True)
+class Weights:
+    """What is in a file of weights.
+
+    Attributes:
+        state: names to tensors on the CPU. They may be views of the file, which must not be overwritten meanwhile.
+        sizes: of the network, where the file says them, as ours do.
+    """
+
+    state: dict[str, Tensor]
+    sizes: NetworkConfig | None
+
+
 def read_state_dict(path: str | Path) -> dict[str, Tensor]:
+    """The weights of a file alone; see `read_weights`."""
+    return read_weights(path).state
+
+
+def read_weights(path: str | Path) -> Weights:
     """Read the weights of a PyTorch (.pth, .pt) or safetensors file, told apart by their first bytes.
 
     The published layout (`model_state_dict` beside the optimizer's state, numbers and an `argparse.Namespace`),
     `state_dict` and a plain state dict are known; the `module.` that DistributedDataParallel adds is taken off.
     No code in the file is ever run.
-
-    Returns:
-        Names to tensors on the CPU. They may be views of the file, which must not be overwritten meanwhile.
 
     Raises:
         SamMed3DError: FILE_MISSING, FILE_READ, or CHECKPOINT_FORMAT (no weights, damaged, or asking to run code).
@@ -42,11 +61,13 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     kind = _format(path)
     try:
         content = load_file(path) if kind == "safetensors" else _unpickle(path, kind)
+        described = _safetensors_description(path) if kind == "safetensors" else _pickled_description(content)
+        sizes = None if described is None else from_description(described)
     except SamMed3DError:
         raise
     except Exception as error:  # the readers raise nearly every type there is for bytes made up by a stranger
         raise _unreadable(path, error) from error
-    return _weights(content, path)
+    return Weights(_weights(content, path), sizes)
 
 
 def load_into(model: nn.Module, state: Mapping[str, Tensor], origin: str | Path) -> None:
@@ -67,31 +88,34 @@ def load_into(model: nn.Module, state: Mapping[str, Tensor], origin: str | Path)
     model.load_state_dict(converted)
 
 
-def load_model(path: str | Path, config: ModelConfig | None = None) -> SamMed3D:
+def load_model(path: str | Path, config: NetworkConfig | None = None) -> Network:
     """Make the network of a file of weights, in eval mode on the CPU.
 
     Args:
-        path: as for `read_state_dict`.
-        config: the network; by default the published one, with box prompts where the file has them.
+        path: as for `read_weights`.
+        config: the network; by default what the file says, or else the published one, with box prompts where the
+            file has them. Where the file has adapters, so has the network.
 
     Raises:
-        SamMed3DError: as `read_state_dict` and `load_into`.
+        SamMed3DError: as `read_weights` and `load_into`.
     """
-    state = read_state_dict(path)
-    model = SamMed3D(config or replace(VIT_B_ORI, box_prompts=_BOX_WEIGHT in state))
-    load_into(model, state, path)
+    weights = read_weights(path)
+    published = replace(VIT_B_ORI, box_prompts=_BOX_WEIGHT in weights.state)
+    model = build_network(config or weights.sizes or published, adapted=has_adapters(weights.state))
+    load_into(model, weights.state, path)
     return model.eval()
 
 
 def save_safetensors(model: nn.Module, path: str | Path) -> None:
-    """Write a model's weights as safetensors; an old file stays whole until the new one is.
+    """Write a model's weights, and the sizes of a network of ours, as safetensors; an old file stays whole until the new one is.
 
     Raises:
         SamMed3DError: FILE_WRITE.
     """
     path = Path(path)
+    content = to_safetensors(_on_cpu(model), _description(model))
     with writing(path), replacing(path) as temporary:
-        temporary.write_bytes(to_safetensors(_on_cpu(model)))  # save_file's would be readable by its owner alone
+        temporary.write_bytes(content)  # save_file's would be readable by its owner alone
 
 
 def save_published(model: nn.Module, path: str | Path) -> None:
@@ -101,8 +125,23 @@ def save_published(model: nn.Module, path: str | Path) -> None:
         SamMed3DError: FILE_WRITE.
     """
     path = Path(path)
+    content = {"model_state_dict": _on_cpu(model), **_description(model)}
     with writing(path), replacing(path) as temporary, temporary.open("wb") as stream:
-        torch.save({"model_state_dict": _on_cpu(model)}, stream)  # given a path, it would write its name into the file
+        torch.save(content, stream)  # given a path, it would write its name into the file
+
+
+def _description(model: nn.Module) -> dict[str, str]:
+    config = getattr(model, "config", None)
+    return {_DESCRIPTION: describe(config)} if isinstance(config, NetworkConfig) else {}
+
+
+def _safetensors_description(path: Path) -> str | None:
+    with safe_open(path, "pt") as file:
+        return (file.metadata() or {}).get(_DESCRIPTION)
+
+
+def _pickled_description(content: Any) -> str | None:
+    return content.get(_DESCRIPTION) if isinstance(content, dict) and "model_state_dict" in content else None
 
 
 def _on_cpu(model: nn.Module) -> dict[str, Tensor]:
@@ -113,10 +152,10 @@ def _format(path: Path) -> _Format:
     head = _head(path)
     if head.startswith(b"PK\x03\x04"):
         return "zip"
+    if head[5:9] == b"\0\0\0{":  # the header and its length before it, which may begin like a pickle
+        return "safetensors"
     if head.startswith(b"\x80"):
         return "pickle"
-    if head[8:9] == b"{" and b"\0" in head[:8]:  # the length of the header, then the header
-        return "safetensors"
     raise _not_weights(path, head)
 
 

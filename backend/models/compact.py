@@ -52,7 +52,8 @@ def draw_prompts(points: Tensor, labels: Tensor, mask_logits: Tensor) -> Tensor:
     """Draw points (B, N, 3) with labels (B, N) and logits (B, 1, S, S, S) as maps (B, 4, S, S, S) from -1 to 1."""
     at_S = torch.arange(mask_logits.shape[-1], device=points.device)
     offset_BN3S = at_S - points[..., None]
-    bump_BN3S = torch.exp(-(offset_BN3S**2) / (2 * CLICK_SIGMA**2))
+    # Cut at four standard deviations: products of smaller numbers are denormal, and five times as slow on CPUs.
+    bump_BN3S = torch.exp(-(offset_BN3S**2) / (2 * CLICK_SIGMA**2)) * (offset_BN3S.abs() < 4 * CLICK_SIGMA)
     clicks = [_blend(bump_BN3S * (labels == label)[..., None, None]) for label in (1, 0)]
     maps = torch.cat([*clicks, _draw_box(offset_BN3S, labels)], dim=1).to(mask_logits.dtype)
     return torch.cat([torch.tanh(mask_logits / LOGIT_SCALE), maps], dim=1)

@@ -1,6 +1,8 @@
 """The sizes that fix one SAM-Med3D network; free of torch, so that it is cheap to import."""
 
-from dataclasses import dataclass, fields
+import json
+from dataclasses import asdict, dataclass, fields
+from typing import Any
 
 
 def check_positive(sizes: "ModelConfig | CompactConfig") -> None:
@@ -141,3 +143,30 @@ class CompactConfig:
 
 COMPACT = CompactConfig()
 """The network whose weights come with the project."""
+
+NetworkConfig = ModelConfig | CompactConfig
+_KINDS: dict[str, type[ModelConfig] | type[CompactConfig]] = {"sam_med3d": ModelConfig, "compact": CompactConfig}
+
+NAMED: dict[str, NetworkConfig] = {"vit_b_ori": VIT_B_ORI, "small": SMALL, "compact": COMPACT}
+"""Networks by the name that a configuration gives them."""
+
+
+def describe(config: NetworkConfig) -> str:
+    """The sizes as text, to lie beside weights."""
+    kind = next(name for name, cls in _KINDS.items() if isinstance(config, cls))
+    return json.dumps({"kind": kind, **asdict(config)})
+
+
+def from_description(text: str) -> NetworkConfig:
+    """The inverse of `describe`.
+
+    Raises:
+        ValueError: it is not what `describe` writes.
+    """
+    try:
+        given = json.loads(text)
+        kind = _KINDS[given.pop("kind")]
+        sizes: dict[str, Any] = {name: tuple(size) if isinstance(size, list) else size for name, size in given.items()}
+        return kind(**sizes)
+    except (AttributeError, KeyError, TypeError) as error:
+        raise ValueError(f"{text[:100]!r} describes no network") from error

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from backend.models.config import ModelConfig
 from backend.models.image_encoder import ImageEncoder
-from backend.models.mask_decoder import MaskDecoder
+from backend.models.mask_decoder import MASKS, MaskDecoder
 from backend.models.prompt_encoder import PromptEncoder
 
 
@@ -17,6 +17,13 @@ class SamMed3D(nn.Module):
     Args:
         config: the sizes of the network.
     """
+
+    # Quirk 6 kept for compatibility: what clicks never train, neither in the published weights nor here.
+    untrained: tuple[str, ...] = (
+        "prompt_encoder.no_mask_embed",
+        "mask_decoder.iou_prediction_head",
+        *(f"mask_decoder.output_hypernetworks_mlps.{head}" for head in range(1, MASKS)),
+    )
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()

@@ -19,6 +19,7 @@ from backend.geometry import (
     ShownArray,
     apply_affine,
     canonical_grid,
+    canonical_volume,
     check_inside,
     display_order,
     extract_crop,
@@ -254,3 +255,31 @@ def test_shown_array_reads_windows_of_the_volume(orientation: Any, lazy: bool) -
     grid = canonical_grid(volume, 1.5)
     crop = extract_crop(Volume(seen, volume.affine), grid, (-2, 3, 4), 10)
     np.testing.assert_array_equal(crop, extract_crop(volume, grid, (-2, 3, 4), 10))
+
+
+@orientations
+def test_a_box_of_any_shape_is_part_of_the_whole_resampled_volume(orientation: Any) -> None:
+    volume = tilted(orientation)
+    grid = canonical_grid(volume, 1.5)
+    whole = extract_crop(volume, grid, (0, 0, 0), grid.shape)
+    assert whole.shape == grid.shape
+    start, size = (1, 2, 3), (4, 3, 2)
+    box = extract_crop(volume, grid, start, size)
+    np.testing.assert_array_equal(box, whole[1:5, 2:5, 3:5])
+    beyond = extract_crop(volume, grid, (-2, 0, 0), (grid.shape[0] + 5, grid.shape[1], grid.shape[2]))
+    np.testing.assert_array_equal(beyond, np.pad(whole, ((2, 3), (0, 0), (0, 0))))
+
+
+@orientations
+def test_the_canonical_volume_has_every_voxel_where_it_was(orientation: Any) -> None:
+    volume = tilted(orientation)
+    canonical = canonical_volume(volume)
+    np.testing.assert_array_equal(nib.orientations.io_orientation(canonical.affine), [[0, 1], [1, 1], [2, 1]])
+    assert np.shares_memory(np.asarray(canonical.array), np.asarray(volume.array))
+    for index in ((0, 0, 0), (19, 12, 6), (3, 11, 2)):
+        at = tuple(np.rint(from_world(canonical, to_world(volume, index))).astype(int).tolist())
+        np.testing.assert_allclose(to_world(canonical, at), to_world(volume, index), atol=1e-9)
+        assert canonical.array[at] == volume.array[index]
+    grids = canonical_grid(volume, 1.5), canonical_grid(canonical, 1.5)
+    np.testing.assert_allclose(grids[0].affine, grids[1].affine, atol=1e-9)
+    assert grids[0].shape == grids[1].shape

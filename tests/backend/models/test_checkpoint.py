@@ -8,6 +8,7 @@ import pickle
 import struct
 import zipfile
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -20,8 +21,16 @@ from torch import Tensor
 
 from backend.errors import ErrorCode, SamMed3DError
 from backend.models import checkpoint
-from backend.models.checkpoint import load_into, load_model, read_state_dict, save_published, save_safetensors
-from backend.models.config import SMALL
+from backend.models.checkpoint import (
+    load_into,
+    load_model,
+    read_state_dict,
+    read_weights,
+    save_published,
+    save_safetensors,
+)
+from backend.models.config import SMALL, CompactConfig, NetworkConfig
+from backend.models.network import build_network
 from backend.models.sam_med3d import SamMed3D
 
 State = dict[str, Tensor]
@@ -316,3 +325,29 @@ def test_box_prompts_are_inferred(boxes: bool, tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(checkpoint, "VIT_B_ORI", SMALL)
     save_published(SamMed3D(checkpoint.replace(SMALL, box_prompts=boxes)), tmp_path / "weights.pth")
     assert load_model(tmp_path / "weights.pth").config.box_prompts is boxes
+
+
+SIZES = CompactConfig(image_size=16, stem=(8, 16), width=48, depth=1, heads=2, decoder_heads=2, decoder_mlp=32)
+
+
+@pytest.mark.parametrize("config", [SIZES, replace(SMALL, depth=2, global_blocks=(1,), box_prompts=True)])
+@pytest.mark.parametrize(("save", "name"), [(save_safetensors, "w.safetensors"), (save_published, "w.pth")])
+def test_our_files_say_the_sizes_of_their_network(
+    tmp_path: Path, config: NetworkConfig, save: Callable[..., None], name: str
+) -> None:
+    model = build_network(config)
+    save(model, tmp_path / name)
+    loaded = load_model(tmp_path / name)
+    assert loaded.config == config
+    assert all(
+        torch.equal(a, b) for a, b in zip(model.state_dict().values(), loaded.state_dict().values(), strict=True)
+    )
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[]", '{"kind": "other"}', '{"kind": "compact", "image_size": 3}'])
+def test_sizes_that_describe_no_network_are_refused(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "w.safetensors"
+    path.write_bytes(safetensors_bytes({"a": torch.zeros(1)}, {"network": text}))
+    with pytest.raises(SamMed3DError) as caught:
+        read_weights(path)
+    assert caught.value.code == FORMAT

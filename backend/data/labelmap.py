@@ -1,0 +1,108 @@
+"""A file of labels on an image's grid, and the targets in it."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy import ndimage
+
+from backend.data.cleaning import Mask, Target
+from backend.errors import ErrorCode, SamMed3DError
+from backend.geometry import Index3, canonical_volume
+from backend.io import read_volume
+from backend.volume import Volume
+
+# Grids that differ by less are the same (mm): headers keep their affines in float32.
+SAME_GRID_MM = 1e-2
+# Larger label values are renumbered, since SciPy lists a box for every number up to the largest.
+LARGEST_LISTED = 2**16 - 1
+
+
+class LabelMap:
+    """Labels (x, y, z) in canonical orientation.
+
+    Attributes:
+        values: the label values that occur, without 0.
+    """
+
+    def __init__(self, labels: Volume) -> None:
+        array = np.asarray(labels.array)
+        numbers = None
+        if array.max() > LARGEST_LISTED:
+            numbers, array = np.unique(array, return_inverse=True)
+        self._labels: npt.NDArray[np.uint16] = array.astype(np.uint16).reshape(labels.shape)
+        self._spacing = labels.spacing
+        self._voxel_ml = abs(float(np.linalg.det(labels.affine[:3, :3]))) / 1000
+        self._boxes = {
+            index if numbers is None else int(numbers[index]): (index, box)
+            for index, box in enumerate(ndimage.find_objects(self._labels), 1)
+            if box is not None
+        }
+        self.values = set(self._boxes)
+
+    def covered(self, values: Iterable[int]) -> Mask:
+        """Where any of these values is."""
+        table = np.zeros(int(self._labels.max()) + 1, dtype=np.bool_)
+        table[[self._boxes[value][0] for value in values]] = True
+        covered: Mask = table[self._labels]
+        return covered
+
+    def target(self, name: str, values: tuple[int, ...]) -> Target:
+        """The target that these values, at least one, make up together."""
+        indices, boxes = zip(*(self._boxes[value] for value in values), strict=True)
+        box = tuple(
+            slice(min(part.start for part in parts), max(part.stop for part in parts))
+            for parts in zip(*boxes, strict=True)
+        )
+        x, y, z = (part.start for part in box)
+        mask = np.isin(self._labels[box], indices)
+        shape = (self._labels.shape[0], self._labels.shape[1], self._labels.shape[2])
+        return Target(name, mask, (x, y, z), shape, self._spacing, self._voxel_ml)
+
+
+def read_labels(path: Path, image: Volume) -> LabelMap:
+    """Read the labels of an image.
+
+    Raises:
+        SamMed3DError: what `read_volume` refuses; another grid than the image's; values that are not whole
+            numbers from 0.
+    """
+    labels = read_volume(path)
+    if labels.shape != image.shape or not np.allclose(labels.affine, image.affine, rtol=0, atol=SAME_GRID_MM):
+        raise SamMed3DError(
+            ErrorCode.DATA_SOURCE,
+            f"The labels {path} are not on the grid of {image.source.path}: shape {labels.shape}, not {image.shape}, "
+            f"and affine {labels.affine.round(3).tolist()}, not {image.affine.round(3).tolist()}.",
+            "Resample one to the other.",
+        )
+    values: npt.NDArray[Any] = np.asarray(labels.array)
+    whole = values.dtype.kind in "bu" or (bool(np.isfinite(values).all()) and not (values % 1).any())
+    if not whole or values.min() < 0:
+        raise SamMed3DError(
+            ErrorCode.DATA_SOURCE,
+            f"The labels {path} are not whole numbers from 0: they run from {values.min()} to {values.max()}.",
+            "Give a label map, not an image or a probability.",
+        )
+    return LabelMap(canonical_volume(Volume(values.astype(np.uint32, copy=False), labels.affine)))
+
+
+class PlacedMask:
+    """A target's mask as the volume that it was cut from, read by window only."""
+
+    def __init__(self, target: Target) -> None:
+        self._target = target
+        self.shape: Index3 = target.shape
+        self.dtype: np.dtype[Any] = np.dtype(np.bool_)
+
+    def __getitem__(self, key: tuple[slice, slice, slice], /) -> Mask:
+        bounds = [part.indices(n)[:2] for part, n in zip(key, self.shape, strict=True)]
+        window = np.zeros([stop - start for start, stop in bounds], dtype=np.bool_)
+        into, of = [], []
+        for (start, stop), first, n in zip(bounds, self._target.start, self._target.mask.shape, strict=True):
+            low, high = max(start, first), min(stop, first + n)
+            into.append(slice(low - start, max(low, high) - start))
+            of.append(slice(low - first, max(low, high) - first))
+        window[tuple(into)] = self._target.mask[tuple(of)]
+        return window

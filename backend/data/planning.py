@@ -1,0 +1,90 @@
+"""From sources to jobs."""
+
+import re
+import warnings
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, field_validator
+
+from backend.data.cases import Failure, SourceCase, bad_source
+from backend.data.index import Modality
+from backend.data.jobs import Job
+from backend.data.sources import read_source
+from backend.errors import SamMed3DWarning
+
+
+class Declarations(BaseModel):
+    """What the user says of cases whose source does not, or says it wrongly.
+
+    Attributes:
+        modalities: pattern of datasets' names (as of a shell) and their modality; the first that fits counts.
+        subject: regular expression; the first group in a case's name, or all that fits, tells the subject.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    modalities: tuple[tuple[str, Modality], ...] = ()
+    subject: str | None = None
+
+    @field_validator("subject")
+    @classmethod
+    def _compiles(cls, value: str | None) -> str | None:
+        try:
+            re.compile(value or "")
+        except re.error as error:
+            raise ValueError(f"{value!r} is no regular expression: {error}") from error
+        return value
+
+    def applied(self, case: SourceCase) -> SourceCase:
+        """The case with what is declared of it."""
+        declared = (modality for pattern, modality in self.modalities if fnmatchcase(case.dataset, pattern))
+        case = replace(case, modality=next(declared, case.modality))
+        found = re.search(self.subject, case.name) if self.subject is not None else None
+        if found is None:
+            return case
+        return replace(case, subject=f"{case.dataset}/{found[found.re.groups and 1] or case.name}")
+
+
+def plan(sources: Sequence[Path], declarations: Declarations) -> tuple[list[Job], list[Failure]]:
+    """The jobs of all sources, and what could not even be listed.
+
+    Raises:
+        SamMed3DError: DATA_SOURCE, for a source that cannot be read, or two with the same case.
+
+    Warns:
+        SamMed3DWarning: for each dataset of which no modality is known.
+    """
+    jobs: dict[str, Job] = {}
+    origin: dict[str, Path] = {}
+    failures: list[Failure] = []
+    for source in sources:
+        listing = read_source(source)
+        failures += listing.failures
+        groups: dict[tuple[str, str], list[SourceCase]] = {}
+        for case in map(declarations.applied, listing.cases):
+            groups.setdefault((case.dataset, case.name), []).append(case)
+        for (dataset, name), cases in groups.items():
+            job = Job(dataset, name, tuple(cases))
+            if job.id in jobs:
+                raise bad_source(
+                    f"{origin[job.id]} and {source} both hold a case {name} of the dataset {dataset}.",
+                    "Name each source once, and give different datasets different names.",
+                )
+            jobs[job.id], origin[job.id] = job, source
+    _warn_undeclared(jobs)
+    return [jobs[key] for key in sorted(jobs)], failures
+
+
+def _warn_undeclared(jobs: dict[str, Job]) -> None:
+    undeclared = Counter(job.dataset for job in jobs.values() if job.cases[0].modality == "other")
+    for dataset, count in sorted(undeclared.items()):
+        warnings.warn(
+            f"The modality of {count} volumes of the dataset {dataset} is not known; CT among them is not clamped. "
+            f'Declare it, such as by --modality "{dataset}=CT".',
+            SamMed3DWarning,
+            stacklevel=3,
+        )
