@@ -18,6 +18,11 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     """--model, --device and --precision."""
     names = ", ".join(model_names())
     parser.add_argument("--model", default=AUTO, help=f"{names}, or a .pth or .safetensors file (default: auto)")
+    add_device_options(parser)
+
+
+def add_device_options(parser: argparse.ArgumentParser) -> None:
+    """--device and --precision."""
     parser.add_argument("--device", default="auto", choices=("auto", "cuda", "mps", "cpu"))
     parser.add_argument("--precision", default="auto", choices=("auto", "float32", "bfloat16"))
 
@@ -40,11 +45,18 @@ def progress_bar(**look: Any) -> Iterator[Callable[..., None]]:
         yield progress
 
 
-def exit_status(run: Callable[[argparse.Namespace], None], options: argparse.Namespace) -> int:
-    """Run a command: 0, or 2 with a message on standard error for what the user can mend."""
+@contextmanager
+def plain_warnings() -> Iterator[None]:
+    """Within it, warnings are one line on standard error, and none of ours is left out for having been told before."""
     with warnings.catch_warnings():
         warnings.simplefilter("always", SamMed3DWarning)
         warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
+        yield
+
+
+def exit_status(run: Callable[[argparse.Namespace], None], options: argparse.Namespace) -> int:
+    """Run a command: 0, or 2 with a message on standard error for what the user can mend."""
+    with plain_warnings():
         try:
             run(options)
         except SamMed3DError as error:

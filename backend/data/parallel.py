@@ -8,9 +8,10 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from backend.errors import ErrorCode, SamMed3DError
+from backend.extras import extra
 
 J = TypeVar("J")
 R = TypeVar("R")
@@ -90,7 +91,7 @@ def run_on_dask(work: Callable[[J], R], jobs: Iterable[J], scheduler: str) -> It
     Raises:
         SamMed3DError: there is no scheduler at that address, or Dask is not installed.
     """
-    distributed = _library()
+    distributed = extra("distributed")
     try:
         client = distributed.Client(scheduler, set_as_default=False)
     except (OSError, ValueError) as error:
@@ -115,15 +116,3 @@ def run_on_dask(work: Callable[[J], R], jobs: Iterable[J], scheduler: str) -> It
                 yield job, client.submit(work, job, pure=False).result()
             except distributed.KilledWorker:
                 yield job, WorkerDiedError()
-
-
-def _library() -> Any:
-    try:
-        import distributed
-    except ImportError as error:
-        raise SamMed3DError(
-            ErrorCode.DEPENDENCY_MISSING,
-            "Preparation over several machines needs the package distributed, which is not installed.",
-            'Run `pip install "napari-samed3d[train]"`.',
-        ) from error
-    return distributed

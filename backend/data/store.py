@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from backend.errors import ErrorCode, SamMed3DError
+from backend.extras import extra
 from backend.geometry import Index3
 from backend.io.atomic import replacing
 from backend.io.boundary import writing
@@ -32,7 +33,7 @@ class StoredArray:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        blosc2 = _library()
+        blosc2 = extra("blosc2")
         with _checked(path):
             self._array: Any = blosc2.open(str(path), mode="r", dparams={"nthreads": 1})
             checks = self._array.schunk.vlmeta["checks"]
@@ -76,7 +77,7 @@ def write_array(path: Path, values: npt.NDArray[Any], shape: Index3 | None = Non
     Raises:
         SamMed3DError: FILE_WRITE, or DEPENDENCY_MISSING.
     """
-    blosc2 = _library()
+    blosc2 = extra("blosc2")
     shape = shape or (values.shape[0], values.shape[1], values.shape[2])
     window = tuple(slice(first, first + n) for first, n in zip(start, values.shape, strict=True))
     with writing(path):
@@ -121,15 +122,3 @@ def _checked(path: Path) -> Iterator[None]:
             f"{path} is missing or damaged: {type(error).__name__}: {told}.",
             "Delete it, and run `python -m backend.prepare` with the same arguments again: it makes what is missing.",
         ) from error
-
-
-def _library() -> Any:
-    try:
-        import blosc2
-    except ImportError as error:
-        raise SamMed3DError(
-            ErrorCode.DEPENDENCY_MISSING,
-            "Prepared data needs the package blosc2, which is not installed.",
-            'Run `pip install "napari-samed3d[train]"`.',
-        ) from error
-    return blosc2

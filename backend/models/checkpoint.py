@@ -107,7 +107,7 @@ def load_model(path: str | Path, config: NetworkConfig | None = None) -> Network
 
 
 def save_safetensors(model: nn.Module, path: str | Path) -> None:
-    """Write a model's weights, and the sizes of a network of ours, as safetensors; an old file stays whole until the new one is.
+    """Write a model's weights, and the sizes of a network of ours, as safetensors, whole or not at all.
 
     Raises:
         SamMed3DError: FILE_WRITE.
