@@ -7,7 +7,7 @@ import torch
 
 from backend.errors import ErrorCode, SamMed3DError
 
-Precision = Literal["auto", "float32", "bfloat16"]
+Precision = Literal["auto", "float32", "bfloat16", "float16"]
 
 
 def available_devices() -> tuple[str, ...]:
@@ -44,7 +44,8 @@ def autocast(device: torch.device, precision: Precision = "auto") -> AbstractCon
     if precision == "auto":
         fast = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
         precision = "bfloat16" if fast else "float32"
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16")
+    dtype = torch.float16 if precision == "float16" else torch.bfloat16
+    return torch.autocast(device.type, dtype=dtype, enabled=precision != "float32")
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -1,11 +1,14 @@
 """The configuration of a run: TOML into frozen models that refuse unknown keys and impossible values by name."""
 
+import json
 import tomllib
 from collections.abc import Sequence
+from importlib import resources
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
 
 from backend.errors import ErrorCode, SamMed3DError
 
@@ -15,7 +18,10 @@ Part = Literal["image_encoder", "prompt_encoder", "mask_decoder"]
 class Section(BaseModel):
     """A table of the file: frozen, and without unknown keys."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+SectionType = TypeVar("SectionType", bound=Section)
 
 
 class ModelSection(Section):
@@ -68,12 +74,12 @@ class DataSection(Section):
     stage: Literal["pretrain", "finetune", "all"] = "all"
     labels: tuple[Path, ...] = ()
     crop: Literal["jitter", "resize"] = "jitter"
-    jitter: int = Field(16, ge=0)
+    jitter: int = Field(default=16, ge=0)
     flips: bool = True
-    variants: int = Field(0, ge=0)
-    samples_per_epoch: int | None = Field(None, gt=0)
-    validation_samples: int = Field(64, ge=0)
-    workers: int = Field(4, ge=0)
+    variants: int = Field(default=0, ge=0)
+    samples_per_epoch: int | None = Field(default=None, gt=0)
+    validation_samples: int = Field(default=64, ge=0)
+    workers: int = Field(default=4, ge=0)
 
     @model_validator(mode="after")
     def _source_complete(self) -> Self:
@@ -91,17 +97,17 @@ class ClickSection(Section):
 
     Attributes:
         interactions: decoder passes a sample.
-        mask_only: how many of them, besides the last, see the previous logits alone, without a click.
+        mask_only: how many of them see the previous logits alone, without a click: the last, and others at random.
         centre_share: probability that a click is the centre of the largest error component, not a random error voxel.
     """
 
-    interactions: int = Field(11, gt=0)
-    mask_only: int = Field(1, ge=0)
-    centre_share: float = Field(0.0, ge=0, le=1)
+    interactions: int = Field(default=11, gt=0)
+    mask_only: int = Field(default=2, ge=0)
+    centre_share: float = Field(default=0.0, ge=0, le=1)
 
     @model_validator(mode="after")
     def _some_clicks(self) -> Self:
-        if self.mask_only and self.mask_only + 2 > self.interactions:
+        if self.mask_only >= self.interactions:
             raise ValueError(f"mask_only {self.mask_only} leaves no click of {self.interactions} interactions")
         return self
 
@@ -122,20 +128,21 @@ class OptimizerSection(Section):
         ema_decay: of the exponential mean of the weights, which is validated and exported; None for none.
     """
 
-    lr: float = Field(8e-4, gt=0)
-    prompt_decoder_scale: float = Field(0.1, gt=0)
-    weight_decay: float = Field(0.1, ge=0)
+    lr: float = Field(default=8e-4, gt=0)
+    prompt_decoder_scale: float = Field(default=0.1, gt=0)
+    weight_decay: float = Field(default=0.1, ge=0)
     betas: tuple[float, float] = (0.9, 0.999)
-    clip_norm: float | None = Field(1.0, gt=0)
-    cycle: int = Field(200, gt=0)
+    clip_norm: float | None = Field(default=1.0, gt=0)
+    cycle: int = Field(default=200, gt=0)
     milestones: tuple[int, ...] = (120, 160, 190)
-    factor: float = Field(0.1, gt=0, le=1)
-    warmup_steps: int = Field(0, ge=0)
-    ema_decay: float | None = Field(None, gt=0, lt=1)
+    factor: float = Field(default=0.1, gt=0, le=1)
+    warmup_steps: int = Field(default=0, ge=0)
+    ema_decay: float | None = Field(default=None, gt=0, lt=1)
 
     @model_validator(mode="after")
     def _in_order(self) -> Self:
-        if list(self.milestones) != sorted(set(self.milestones)) or any(not 0 < m < self.cycle for m in self.milestones):
+        inside = all(0 < milestone < self.cycle for milestone in self.milestones)
+        if list(self.milestones) != sorted(set(self.milestones)) or not inside:
             raise ValueError(f"milestones {self.milestones} must rise within the cycle of {self.cycle} epochs")
         if any(not 0 <= beta < 1 for beta in self.betas):
             raise ValueError(f"betas {self.betas} must be from 0 to below 1")
@@ -150,8 +157,8 @@ class BatchSection(Section):
         micro_batch: most samples of one pass on one rank; 6 on 2 GPUs is the published batch of 12 in all.
     """
 
-    samples_per_step: int = Field(240, gt=0)
-    micro_batch: int = Field(6, gt=0)
+    samples_per_step: int = Field(default=240, gt=0)
+    micro_batch: int = Field(default=6, gt=0)
 
 
 class NumericsSection(Section):
@@ -189,15 +196,15 @@ class RunSection(Section):
     """
 
     out: Path = Path("runs/run")
-    seed: int = Field(0, ge=0)
-    epochs: int = Field(800, gt=0)
-    validate_every: int = Field(1, ge=0)
-    save_every: int = Field(0, ge=0)
-    keep: int = Field(3, gt=0)
-    skip_limit: int = Field(20, gt=0)
-    timeout_s: float = Field(600, gt=0)
-    ranks: int = Field(0, ge=0)
-    threads: int = Field(0, ge=0)
+    seed: int = Field(default=0, ge=0)
+    epochs: int = Field(default=800, gt=0)
+    validate_every: int = Field(default=1, ge=0)
+    save_every: int = Field(default=0, ge=0)
+    keep: int = Field(default=3, gt=0)
+    skip_limit: int = Field(default=20, gt=0)
+    timeout_s: float = Field(default=600, gt=0)
+    ranks: int = Field(default=0, ge=0)
+    threads: int = Field(default=0, ge=0)
 
 
 class TrainConfig(Section):
@@ -213,9 +220,91 @@ class TrainConfig(Section):
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> TrainConfig:
-    """Read a TOML file and `section.key=value` words (values as in TOML, or plain text) into a configuration.
+    """The configuration of a training run; see `read_toml_config`."""
+    return read_toml_config(TrainConfig, path, overrides)
+
+
+def read_toml_config(kind: type[SectionType], path: Path, overrides: Sequence[str] = ()) -> SectionType:
+    """Read a file and `section.key=value` words into a configuration.
+
+    Args:
+        kind: the configuration's model.
+        path: TOML, or JSON as a run saves it; a bare name that is no file here is one of the shipped files.
+        overrides: the key's path and a value as in TOML; what is no TOML value is text.
 
     Raises:
-        SamMed3DError: CONFIG_INVALID, naming the key and its value; FILE_MISSING.
+        SamMed3DError: CONFIG_INVALID, naming each key and its value; FILE_MISSING; FILE_READ.
     """
-    raise NotImplementedError((path, overrides, tomllib, Any, ValidationError, ErrorCode, SamMed3DError))
+    values = _parse(path, _read_text(path))
+    for word in overrides:
+        _override(values, word)
+    try:
+        # Strict, so that neither true nor "5" is a number; by way of JSON, where a list may still be a tuple.
+        return kind.model_validate_json(json.dumps(values, default=str), strict=True)
+    except ValidationError as error:
+        faults = "; ".join(_told(fault) for fault in error.errors())
+        raise SamMed3DError(
+            ErrorCode.CONFIG_INVALID,
+            f"The configuration {path} cannot be used: {faults}.",
+            f"Correct it there, or by `key=value` on the command line; {kind.__name__} tells what each key means.",
+        ) from error
+
+
+def _read_text(path: Path) -> str:
+    try:
+        if path.exists() or path.parent != Path():
+            return path.read_text(encoding="utf-8")
+        return resources.files("backend.configs").joinpath(path.name).read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        files = resources.files("backend.configs").iterdir()
+        shipped = sorted(file.name for file in files if file.name.endswith(".toml"))
+        raise SamMed3DError(
+            ErrorCode.FILE_MISSING,
+            f"There is no file {path}, and none of that name is shipped.",
+            f"Check its path, or take one of the shipped files: {', '.join(shipped)}.",
+        ) from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise SamMed3DError(
+            ErrorCode.FILE_READ, f"{path} could not be read: {error}.", "Check that it is a text file you may read."
+        ) from error
+
+
+def _parse(path: Path, text: str) -> dict[str, Any]:
+    try:
+        values = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
+    except ValueError as error:
+        raise SamMed3DError(
+            ErrorCode.CONFIG_INVALID, f"{path} is not in its format: {error}.", "Correct the line that is named."
+        ) from error
+    if not isinstance(values, dict):
+        raise SamMed3DError(
+            ErrorCode.CONFIG_INVALID, f"{path} holds a {type(values).__name__}, not tables.", "Choose another file."
+        )
+    return values
+
+
+def _override(values: dict[str, Any], word: str) -> None:
+    key, equals, text = word.partition("=")
+    *tables, name = key.strip().split(".")
+    table: Any = values
+    for part in tables:
+        table = table.setdefault(part, {}) if isinstance(table, dict) else None
+    if not equals or not name or not isinstance(table, dict):
+        raise SamMed3DError(ErrorCode.CONFIG_INVALID, f"{word!r} does not set a key.", "Write it as section.key=value.")
+    table[name] = _value(text.strip())
+
+
+def _value(text: str) -> Any:
+    try:
+        parsed = tomllib.loads(f"value = {text}")
+    except tomllib.TOMLDecodeError:
+        return text
+    return parsed["value"] if len(parsed) == 1 else text
+
+
+def _told(fault: ErrorDetails) -> str:
+    """One fault, as `key = value: what is wrong`; a whole table is not repeated."""
+    key = ".".join(map(str, fault["loc"]))
+    value = "" if isinstance(fault["input"], dict) else f" = {fault['input']!r}"
+    message = "unknown key" if fault["type"] == "extra_forbidden" else fault["msg"].removeprefix("Value error, ")
+    return f"{key}{value}: {message}"

@@ -8,7 +8,7 @@ and so the mask is ragged and fills the window, which is the most there is to pa
 All are timed in turn, several rounds, and the best of each compared, since what else a shared machine does only
 adds. The last line printed is one JSON object of all figures.
 
-    python benchmarks/click.py --threads 2 --rounds 5
+    python benchmarks/clicks.py --threads 2 --rounds 5
 """
 
 import argparse

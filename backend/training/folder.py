@@ -1,0 +1,90 @@
+"""The folder of a run: whose it is, and that only one run writes to it."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from backend.errors import ErrorCode, SamMed3DError
+from backend.io.atomic import replacing
+from backend.io.boundary import writing
+from backend.training.config import TrainConfig, load_config
+
+CONFIG_NAME = "config.json"
+LOG_NAME = "log.jsonl"
+CHECKPOINTS_NAME = "checkpoints"
+
+# What may change when a run is resumed: where and how fast it computes and how often it saves, not what it learns.
+_FREE_SECTIONS = ("run", "numerics")
+_FREE_KEYS = ("batch.micro_batch", "data.workers")
+_BOUND_KEYS = ("run.seed",)
+
+
+def lock_folder(folder: Path) -> FileLock:
+    """Make the folder of a run and hold it, until the lock is released or the process ends.
+
+    Raises:
+        SamMed3DError: RUN_STATE, another process trains there; FILE_WRITE.
+    """
+    lock = FileLock(folder / ".lock")
+    try:
+        with writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            lock.acquire(blocking=False)
+    except SamMed3DError as error:
+        if not isinstance(error.__cause__, Timeout):
+            raise
+        raise SamMed3DError(
+            ErrorCode.RUN_STATE,
+            f"Another process is training in {folder}.",
+            "Wait for its end, or choose another run.out.",
+        ) from error
+    return lock
+
+
+def claim_folder(config: TrainConfig) -> None:
+    """Save the resolved configuration with the run, unless the folder is another run's.
+
+    Raises:
+        SamMed3DError: RUN_STATE, naming the keys and values that differ; FILE_WRITE.
+    """
+    path = config.run.out / CONFIG_NAME
+    if path.exists():
+        _check_same(load_config(path), config)
+    with writing(path), replacing(path) as temporary:
+        temporary.write_text(config.model_dump_json(indent=2) + "\n", encoding="utf-8")
+
+
+def fingerprint(config: TrainConfig) -> str:
+    """A digest of all that may not change when a run is resumed."""
+    return hashlib.sha256(json.dumps(_bound(config), sort_keys=True).encode()).hexdigest()
+
+
+def _check_same(old: TrainConfig, new: TrainConfig) -> None:
+    before, after = _bound(old), _bound(new)
+    keys = sorted(key for key in before.keys() | after.keys() if before.get(key) != after.get(key))
+    if keys:
+        listed = "; ".join(f"{key} was {before.get(key)!r} and is {after.get(key)!r}" for key in keys)
+        raise SamMed3DError(
+            ErrorCode.RUN_STATE,
+            f"{new.run.out} holds a run of another configuration: {listed}.",
+            "To resume it, take these back; to begin a new run, choose another run.out.",
+        )
+
+
+def _bound(config: TrainConfig) -> dict[str, Any]:
+    flat = _flatten(config.model_dump(mode="json"), "")
+    return {key: value for key, value in flat.items() if key in _BOUND_KEYS or not _is_free(key)}
+
+
+def _is_free(key: str) -> bool:
+    return key in _FREE_KEYS or key.split(".", maxsplit=1)[0] in _FREE_SECTIONS
+
+
+def _flatten(table: dict[str, Any], prefix: str) -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in table.items():
+        flat |= _flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
