@@ -1,7 +1,7 @@
 """The log, the pictures and the clock of a run."""
 
-import builtins
 import json
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -17,18 +17,7 @@ from backend.training.throughput import Meter
 
 @pytest.fixture
 def _no_board(monkeypatch: pytest.MonkeyPatch) -> None:
-    hide(monkeypatch, "torch.utils.tensorboard")
-
-
-def hide(monkeypatch: pytest.MonkeyPatch, *packages: str) -> None:
-    real = builtins.__import__
-
-    def without(name: str, *rest: Any, **more: Any) -> Any:
-        if name.startswith(packages):
-            raise ImportError(name)
-        return real(name, *rest, **more)
-
-    monkeypatch.setattr(builtins, "__import__", without)
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)  # importing it fails
 
 
 def fill(path: Path) -> None:
@@ -111,7 +100,7 @@ def test_picture_shows_the_run(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("_no_board")
 def test_picture_without_matplotlib_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fill(tmp_path / "log.jsonl")
-    hide(monkeypatch, "matplotlib")
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(SamMed3DError, match="matplotlib") as caught:
         plot_run(tmp_path / "log.jsonl", tmp_path / "plot.png")
     assert caught.value.code is ErrorCode.DEPENDENCY_MISSING
