@@ -62,7 +62,8 @@ for module in pkgutil.walk_packages({package}.__path__, "{package}."):
 def test_wheel_holds_both_packages_whole_and_nothing_else(wheel: Path) -> None:
     metadata = f"napari_samed3d-{declared_version()}.dist-info"
     assert {path.name for path in wheel.iterdir()} == {*PACKAGES, metadata}
-    sources = {path.relative_to(ROOT) for name in PACKAGES for path in (ROOT / name).rglob("*.py")}
+    ours = ("*.py", "configs/*.toml")
+    sources = {path.relative_to(ROOT) for name in PACKAGES for glob in ours for path in (ROOT / name).rglob(glob)}
     others = {Path("backend/py.typed"), Path("napari_samed3d/py.typed"), Path("napari_samed3d/napari.yaml")}
     packaged = {path.relative_to(wheel) for name in PACKAGES for path in (wheel / name).rglob("*") if path.is_file()}
     assert packaged == sources | others
@@ -75,7 +76,7 @@ def test_metadata(wheel: Path) -> None:
     assert distribution.version == declared_version()
     assert distribution.metadata["License-Expression"] == "Apache-2.0"
     assert distribution.metadata["Requires-Python"] == ">=3.11"
-    assert distribution.metadata.get_all("Provides-Extra") == ["all", "dicom", "dev"]
+    assert distribution.metadata.get_all("Provides-Extra") == ["all", "dicom", "dev", "train"]
     (entry_point,) = distribution.entry_points
     assert entry_point.group == "napari.manifest"
     assert (entry_point.name, entry_point.value) == ("napari-samed3d", "napari_samed3d:napari.yaml")

@@ -3,6 +3,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from backend.errors import ErrorCode, SamMed3DError, SamMed3DWarning
 from backend.inference.loading import AUTO, REGION, load_engine, model_names, resolve
@@ -41,11 +42,17 @@ def test_region_needs_no_weights_and_no_gpu() -> None:
 
 
 def test_file_of_another_network_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "small.safetensors"
-    save_safetensors(SamMed3D(SMALL), path)
+    path = tmp_path / "small.pth"
+    torch.save(SamMed3D(SMALL).state_dict(), path)  # without its sizes it is taken for the published one
     with pytest.raises(SamMed3DError) as caught:
         load_engine(path, "cpu")
     assert caught.value.code == ErrorCode.CHECKPOINT_MISMATCH
+
+
+def test_file_that_says_the_sizes_of_its_network_is_loaded(tmp_path: Path) -> None:
+    path = tmp_path / "small.safetensors"
+    save_safetensors(SamMed3D(SMALL), path)
+    assert load_engine(path, "cpu").model.image_size == SMALL.image_size
 
 
 def test_what_the_window_imports_brings_no_torch() -> None:
