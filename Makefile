@@ -24,8 +24,10 @@ pictures: .venv/all.stamp
 	$(SCREEN) $(BIN)/python -m napari_samed3d.demo $(IMAGE) --point $(POINT) --screenshot demo-output
 	cp demo-output/window-2d.png demo-output/window-3d.png docs/
 
+# In as many processes as there are cores, up to four; all tests of a file in the same one.
+PYTEST := $(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile
 test: lint
-	if $(HEADLESS); then $(SCREEN) $(BIN)/pytest; else $(BIN)/pytest; fi
+	if $(HEADLESS); then $(SCREEN) $(PYTEST); else $(PYTEST); fi
 
 lint: .venv/dev.stamp
 	$(BIN)/ruff check
