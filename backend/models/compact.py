@@ -19,6 +19,7 @@ from backend.models.config import CompactConfig
 from backend.models.layers import Mlp
 from backend.models.mask_decoder import Attention, Head, TwoWayTransformer
 from backend.models.prompt_encoder import BOX_CORNERS, PointEncoder
+from backend.models.prompt_network import PromptNetwork
 
 # Standard deviation of the bump that a click is drawn as, in voxels.
 CLICK_SIGMA = 2.0
@@ -195,35 +196,14 @@ class CompactDecoder(nn.Module):
         return unfold(torch.einsum("bcvxyz,bc->bvxyz", features, kernel_BC) + bias_B1[..., None, None, None])
 
 
-class Compact(nn.Module):
+class Compact(PromptNetwork[CompactConfig]):
     """The compact network; the same interface as `SamMed3D`, except that an embedding is three tensors."""
 
     def __init__(self, config: CompactConfig) -> None:
-        super().__init__()
-        self.config = config
+        super().__init__(config)
         self.image_encoder = CompactEncoder(config)
         self.prompt_encoder = CompactPromptEncoder(config)
         self.mask_decoder = CompactDecoder(config)
-
-    @property
-    def image_size(self) -> int:
-        """Voxels an axis of an image."""
-        return self.config.image_size
-
-    @property
-    def logits_size(self) -> int:
-        """Voxels an axis of the mask logits."""
-        return self.config.logits_size
-
-    @property
-    def supports_boxes(self) -> bool:
-        """Whether the labels 2 and 3, the corners of a box, are known."""
-        return self.config.box_prompts
-
-    def empty_mask(self, batch: int) -> Tensor:
-        """The mask prompt of a first interaction, zeros of shape (batch, 1, S, S, S)."""
-        weight = self.mask_decoder.mask_token.weight
-        return weight.new_zeros(batch, 1, *3 * (self.logits_size,))
 
     def embed(self, image: Tensor) -> tuple[Tensor, ...]:
         """Embed images (B, 1, S, S, S), once for all prompts: features at S/8, S/4 and S/2, (B, C, ...) each."""
@@ -246,7 +226,3 @@ class Compact(nn.Module):
         maps = self.prompt_encoder.maps(draw_prompts(points, labels, mask_logits))
         logits: Tensor = self.mask_decoder(embedding, self.prompt_encoder.dense_pe(), sparse, maps)
         return logits
-
-    def forward(self, image: Tensor, points: Tensor, labels: Tensor, mask_logits: Tensor) -> Tensor:
-        """Embed images and decode one set of prompts for each; see `embed` and `decode`."""
-        return self.decode(self.embed(image), points, labels, mask_logits)

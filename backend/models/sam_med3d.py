@@ -1,15 +1,15 @@
 """The whole network: an image is embedded once, then decoded for each set of prompts."""
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from backend.models.config import ModelConfig
 from backend.models.image_encoder import ImageEncoder
 from backend.models.mask_decoder import MASKS, MaskDecoder
 from backend.models.prompt_encoder import PromptEncoder
+from backend.models.prompt_network import PromptNetwork
 
 
-class SamMed3D(nn.Module):
+class SamMed3D(PromptNetwork[ModelConfig]):
     """SAM-Med3D (Wang et al. 2023), with the state-dict names of the published weights.
 
     Everywhere the axes are in the network's order, (x, y, z); points are in voxels of the image given to `embed`.
@@ -26,42 +26,10 @@ class SamMed3D(nn.Module):
     )
 
     def __init__(self, config: ModelConfig) -> None:
-        super().__init__()
-        self.config = config
+        super().__init__(config)
         self.image_encoder = ImageEncoder(config)
         self.prompt_encoder = PromptEncoder(config)
         self.mask_decoder = MaskDecoder(config)
-
-    @property
-    def image_size(self) -> int:
-        """Voxels an axis of an image."""
-        return self.config.image_size
-
-    @property
-    def logits_size(self) -> int:
-        """Voxels an axis of the mask logits."""
-        return self.config.logits_size
-
-    @property
-    def supports_boxes(self) -> bool:
-        """Whether the labels 2 and 3, the corners of a box, are known."""
-        return self.config.box_prompts
-
-    @property
-    def device(self) -> torch.device:
-        """The device of the parameters."""
-        return self.image_encoder.pos_embed.device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """The floating-point type of the parameters."""
-        return self.image_encoder.pos_embed.dtype
-
-    def empty_mask(self, batch: int) -> Tensor:
-        """Return the mask prompt of a first interaction, zeros of shape (batch, 1, L, L, L)."""
-        # Quirk 6 kept for compatibility: it is a mask of zeros, for the embedding of "no mask" was never trained.
-        size = self.logits_size
-        return torch.zeros(batch, 1, size, size, size, device=self.device, dtype=self.dtype)
 
     def embed(self, image: Tensor) -> Tensor:
         """Embed images, once for all prompts.
@@ -107,10 +75,6 @@ class SamMed3D(nn.Module):
         logits: Tensor
         logits, _ = self.mask_decoder(embedding, self.prompt_encoder.dense_pe(), sparse, dense)
         return logits[:, :1]
-
-    def forward(self, image: Tensor, points: Tensor, labels: Tensor, mask_logits: Tensor) -> Tensor:
-        """Embed images and decode one set of prompts for each; see `embed` and `decode`."""
-        return self.decode(self.embed(image), points, labels, mask_logits)
 
     @staticmethod
     def _check(name: str, tensor: Tensor, shape: tuple[int, ...]) -> None:
