@@ -55,11 +55,14 @@ def plain_warnings() -> Iterator[None]:
 
 
 def exit_status(run: Callable[[argparse.Namespace], None], options: argparse.Namespace) -> int:
-    """Run a command: 0, or 2 with a message on standard error for what the user can mend."""
+    """Run a command: 0, or 2 with a message on standard error for what the user can mend, or 130 at Ctrl-C."""
     with plain_warnings():
         try:
             run(options)
         except SamMed3DError as error:
             print(f"error: {error}", file=sys.stderr)
             return 2
+        except KeyboardInterrupt:
+            print("stopped", file=sys.stderr)
+            return 130
     return 0

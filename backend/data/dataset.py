@@ -64,7 +64,7 @@ class IndexDataset:
         if jitter >= image_size // 2:
             raise SamMed3DError(
                 ErrorCode.CONFIG_INVALID,
-                f"A jitter of {jitter} voxels moves objects out of a crop of {image_size}.",
+                f"data.jitter is {jitter} voxels, which moves objects out of a crop of {image_size}.",
                 f"Choose one under {image_size // 2}.",
             )
         self._folder = folder

@@ -65,6 +65,7 @@ def prepare(
             what is finished is kept.
     """
     jobs, failures = plan(sources, config.declarations)
+    _check_held_out(jobs, config.split)
     results: list[JobResult] = []
     stopped: SamMed3DError | None = None
     with _locked(out):
@@ -83,10 +84,28 @@ def prepare(
         entries = assign_splits((entry for result in results for entry in result.entries), config.split)
         report = Report.of(entries, results, failures)
         write_report(out, report)
+        if stopped is None and not entries:
+            stopped = SamMed3DError(
+                ErrorCode.DATA_SOURCE,
+                f"None of {len(report.decisions)} targets of {len(jobs)} volumes was kept.",
+                f"See {REPORT_NAME} in {out}, and lower the thresholds that dropped them.",
+            )
         if stopped is not None:
             raise stopped
         write_index(out, entries)
     return report
+
+
+def _check_held_out(jobs: list[Job], split: SplitConfig) -> None:
+    """Refuse to hold out a dataset that is not there: a misspelt one would be trained on."""
+    known = sorted({job.dataset for job in jobs})
+    unknown = sorted(set(split.datasets) - set(known))
+    if unknown:
+        raise SamMed3DError(
+            ErrorCode.CONFIG_INVALID,
+            f"There is no dataset {', '.join(unknown)} to hold out.",
+            f"The sources hold {', '.join(known)}.",
+        )
 
 
 def _do(

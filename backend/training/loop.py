@@ -266,4 +266,7 @@ class Run:
 
     def _tell(self, kind: str, **values: Any) -> None:
         if self._log is not None:
+            if kind == "validation":  # once in a while, so that a long run is seen to live
+                dice = ", ".join(f"{value:.3f} after {clicks}" for clicks, value in values["dice"].items())
+                print(f"epoch {values['epoch']} of {self._config.run.epochs}: Dice {dice} clicks", flush=True)
             self._log.write(kind, self._counters.step, **values)

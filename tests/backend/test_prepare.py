@@ -41,6 +41,11 @@ def test_mistakes_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
         ([given, str(tmp_path / "out"), "--modality", "X-ray"], "not 'X-ray'"),
         ([given, str(tmp_path / "out"), "--subject", "("], "no regular expression"),
         ([given, given, str(tmp_path / "out")], "both hold"),
+        (
+            [given, str(tmp_path / "out"), "--hold-out", "on"],
+            "There is no dataset on to hold out. The sources hold",
+        ),
+        ([given, str(tmp_path / "out"), "--min-volume", "999", "--modality", "CT"], "None of 2 targets of 2 volumes"),
     ):
         assert main(words) == 2
         assert said in capsys.readouterr().err

@@ -190,6 +190,6 @@ def test_impossible_datasets_are_refused(tmp_path: Path) -> None:
     with pytest.raises(SamMed3DError, match="no mask") as caught:
         IndexDataset(tmp_path, [], 16, seed=0)
     assert caught.value.code == ErrorCode.DATA_INDEX
-    with pytest.raises(SamMed3DError, match="jitter of 8") as caught:
+    with pytest.raises(SamMed3DError, match="jitter is 8") as caught:
         IndexDataset(tmp_path, [entry("a")], 16, seed=0, jitter=8)
     assert caught.value.code == ErrorCode.CONFIG_INVALID

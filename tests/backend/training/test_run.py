@@ -13,7 +13,8 @@ import tiny_run
 import torch
 
 from backend.models.checkpoint import load_into, read_state_dict
-from backend.training.folder import lock_folder
+from backend.training.config import load_config
+from backend.training.folder import claim_folder, lock_folder
 from backend.training.logs import read_log
 from backend.training.plan import Plan
 from backend.training.starts import build_model
@@ -306,3 +307,17 @@ def test_signal_to_all_processes_still_saves(tmp_path: Path, finished: Path) -> 
     assert command.wait(10) == 0, command.output()
     tiny_run.train(wanted)
     check_same(tmp_path / "run", finished)
+
+
+def test_start_that_failed_binds_no_one(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    other = load_config(write(tmp_path, "other.toml"))
+    claim_folder(other.model_copy(update={"run": other.run.model_copy(update={"out": folder, "seed": 5})}))
+    claim_folder(other.model_copy(update={"run": other.run.model_copy(update={"out": folder, "seed": 6})}))
+    assert load_config(folder / "config.json").run.seed == 6
+
+
+def write(folder: Path, name: str) -> Path:
+    (folder / name).write_text('[data]\nsource = "synthetic"\nsamples_per_epoch = 4\n')
+    return folder / name
