@@ -99,8 +99,8 @@ class Batches:
         while True:
             try:
                 batch = next(loaded, None)
-            except RuntimeError as error:
-                if "DataLoader worker" not in str(error):
+            except (RuntimeError, EOFError, ConnectionError) as error:  # the last two where it died handing over a batch
+                if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
                     raise
                 raise SamMed3DError(
                     ErrorCode.TRAINING_RANK,
