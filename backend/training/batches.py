@@ -99,7 +99,7 @@ class Batches:
         while True:
             try:
                 batch = next(loaded, None)
-            except (RuntimeError, EOFError, ConnectionError) as error:  # the last two where it died handing over a batch
+            except (RuntimeError, EOFError, ConnectionError) as error:  # or died handing it over
                 if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
                     raise
                 raise SamMed3DError(
