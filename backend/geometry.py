@@ -168,7 +168,9 @@ def to_world(volume: Volume, points: npt.ArrayLike) -> Floats:
     return apply_affine(volume.affine, points)
 
 
-def extract_crop(volume: Volume, grid: Grid, start: Index3, size: int | Index3) -> npt.NDArray[np.float32]:
+def extract_crop(
+    volume: Volume, grid: Grid, start: Index3, size: int | Index3, *, average: bool = False
+) -> npt.NDArray[np.float32]:
     """Resample a box of grid voxels from `start`, reading only its own window of the volume.
 
     Linear between voxel centres, clamped at the outermost ones, zero outside the grid. Integer voxels are
@@ -181,6 +183,8 @@ def extract_crop(volume: Volume, grid: Grid, start: Index3, size: int | Index3) 
         grid: its grid.
         start: the box's first grid voxel; the box may reach beyond the grid.
         size: of the box, or of a cube; `start` (0, 0, 0) and the grid's shape are the whole volume.
+        average: where a grid voxel is wider than the volume's, take the mean over its width along each axis, not
+            the value in its middle, which has the noise of single voxels. Integers are not truncated then.
 
     Returns:
         float32 of that size in grid order (x, y, z); where a voxel is not finite, neither is the result.
@@ -193,16 +197,25 @@ def extract_crop(volume: Volume, grid: Grid, start: Index3, size: int | Index3) 
     window: list[slice] = [slice(0)] * 3
     taps = []
     for part, s, axis_map, axis, count in zip(inside, start, grid.maps, grid.axes, grid.extent, strict=True):
-        at = np.clip(axis_map(np.arange(part.start, part.stop) + s), 0, count - 1)
+        at = _taps(axis_map, np.arange(part.start, part.stop) + s, average)
+        at = np.clip(at, 0, count - 1)
         first, last = int(at.min()), int(np.ceil(at.max()))
         window[axis] = slice(first, last + 1)
         taps.append(at - first)
     values = np.asarray(volume.array[tuple(window)]).transpose(grid.axes)
-    truncate = values.dtype.kind in "iu"
+    truncate = values.dtype.kind in "iu" and not average
     for axis, at in enumerate(taps):
-        values = interpolate_axis(values, at, axis)
+        parts = [interpolate_axis(values, row, axis) for row in at]
+        values = parts[0] if len(parts) == 1 else np.mean(parts, axis=0)
     crop[tuple(inside)] = np.trunc(values) if truncate else values
     return crop
+
+
+def _taps(axis_map: AxisMap, voxels: npt.NDArray[np.intp], average: bool) -> Floats:
+    """Where along an axis of the volume grid voxels (V,) are read: (taps, V) indices, evenly across each voxel."""
+    taps = max(1, round(abs(axis_map.step))) if average else 1
+    inside = (np.arange(taps) + 0.5) / taps - 0.5
+    return axis_map(voxels + inside[:, None])
 
 
 def interpolate_axis(values: npt.NDArray[np.generic], at: Floats, axis: int) -> npt.NDArray[np.float32]:

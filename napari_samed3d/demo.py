@@ -15,7 +15,6 @@ import napari
 import numpy as np
 from qtpy.QtWidgets import QApplication
 
-from backend.inference.loading import AUTO, REGION, UNTRAINED, resolve
 from backend.io import write_mask
 from backend.phantom import torso
 from napari_samed3d.controller import Controller
@@ -97,8 +96,6 @@ def leave_pictures(viewer: napari.Viewer, widget: SegmentWidget, folder: Path) -
 def main() -> int:
     """The command."""
     options = parser().parse_args()
-    if resolve(AUTO) == REGION:
-        print(UNTRAINED)
     viewer, widget = open_window(options)
     if options.screenshot is None:
         napari.run()

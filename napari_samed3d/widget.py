@@ -20,7 +20,7 @@ from napari.layers import Image
 from qtpy.QtCore import QEvent
 from qtpy.QtWidgets import QFileDialog, QSizePolicy, QVBoxLayout, QWidget
 
-from backend.inference.loading import AUTO, REGION, UNTRAINED, model_names, resolve
+from backend.inference.loading import model_names
 from napari_samed3d import texts
 from napari_samed3d.controller import Controller
 from napari_samed3d.picking import intensity_range
@@ -192,8 +192,7 @@ class SegmentWidget(QWidget):
             self.buttons[name].enabled = history is not None and bool(history.prompts)
         self.buttons["cancel"].enabled = controller.busy
         self.buttons["save ..."].enabled = workspace is not None
-        untrained = self.model.value == AUTO and resolve(AUTO) == REGION
-        self.status.value = f"{controller.message}\n\n{UNTRAINED}" if untrained else controller.message
+        self.status.value = controller.message
 
     def _refresh_threshold(self, image: Image) -> None:
         if image is not self._ranged:

@@ -151,11 +151,11 @@ class ModelThread(QObject):
 
     def _solver_for(self, request: Request) -> Solver:
         from backend.inference.predictor import Predictor
-        from backend.inference.solver import Solver
+        from backend.inference.solvers import make_solver
 
         key = (self._engine_for(request), request.volume, request.extend)
         if self._solver is None or self._solver[0] != key:
-            self._solver = (key, Solver(Predictor(key[0], request.volume), request.extend))
+            self._solver = (key, make_solver(Predictor(key[0], request.volume), request.extend))
         return self._solver[1]
 
     def _engine_for(self, request: Request) -> Engine:

@@ -117,7 +117,8 @@ def _synthetic(
 ) -> tuple[SampleDataset, SampleDataset | None]:
     from backend.data.synthetic.dataset import SyntheticDataset
 
-    training = SyntheticDataset(image_size, config.samples_per_epoch or 0, seed, config.labels)
+    start = config.start_epochs, config.start_size
+    training = SyntheticDataset(image_size, config.samples_per_epoch or 0, seed, config.labels, start=start)
     if not config.validation_samples:
         return training, None
     return training, SyntheticDataset(image_size, config.validation_samples, stream, config.labels)

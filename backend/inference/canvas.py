@@ -52,11 +52,13 @@ class Canvas:
         size: grid voxels of a window along each axis.
         cells: logits of a window along each axis.
         windows: oldest first.
+        level: of the grid that the windows lie on.
     """
 
     size: int
     cells: int
     windows: tuple[Window, ...] = ()
+    level: int = 0
 
     @property
     def stride(self) -> int:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING
 
-from backend.errors import SamMed3DWarning
 from backend.models import zoo
 from backend.models.download import Progress
 
@@ -17,11 +15,6 @@ if TYPE_CHECKING:
 
 AUTO = "auto"
 REGION = "region"
-UNTRAINED = (
-    "No trained weights are at hand, so clicks are answered by region growing, which has learned nothing: "
-    "it takes what is connected to the click and about as bright. "
-    "Choose the model sam_med3d_turbo to download the published weights (about 400 MB), or give a file of weights."
-)
 
 
 def model_names() -> tuple[str, ...]:
@@ -30,10 +23,8 @@ def model_names() -> tuple[str, ...]:
 
 
 def resolve(model: str) -> str:
-    """What "auto" stands for here and now: the first model whose weights are on this computer, else region growing."""
-    if model != AUTO:
-        return model
-    return next((name for name in zoo.names() if zoo.is_available(name)), REGION)
+    """What "auto" stands for here and now: the first model whose weights are on this computer."""
+    return next(name for name in zoo.names() if zoo.is_available(name)) if model == AUTO else model
 
 
 def load_engine(
@@ -52,9 +43,6 @@ def load_engine(
         progress: called with (bytes so far, bytes in all) while downloading.
         cancel: set it to stop a download.
 
-    Warns:
-        SamMed3DWarning: "auto" found no weights, so that region growing will answer.
-
     Raises:
         SamMed3DError: the model or the device is not there, or the file is not what it should be.
     """
@@ -63,8 +51,6 @@ def load_engine(
 
     name, where = resolve(str(model)), choose_device(device)
     if name == REGION:
-        if str(model) == AUTO:
-            warnings.warn(UNTRAINED, SamMed3DWarning, stacklevel=2)
         from backend.models.region import Region
 
         return Engine(Region().eval(), choose_device("cpu"))  # there is nothing in it for a GPU

@@ -70,6 +70,23 @@ def check_order(prompts: Sequence[Prompt]) -> None:
         )
 
 
+def ends_of(prompt: Box | InitialMask) -> tuple[Point, Point]:
+    """Two opposite corners of a box, or the first and the last voxel index of a mask along each axis."""
+    if isinstance(prompt, Box):
+        return prompt.corner, prompt.opposite
+    spans = [np.flatnonzero(prompt.mask.any(axis=tuple({0, 1, 2} - {axis}))) for axis in range(3)]
+    (x0, x1), (y0, y1), (z0, z1) = ((float(s[0]), float(s[-1])) for s in spans)
+    return (x0, y0, z0), (x1, y1, z1)
+
+
+def centre_of(prompt: Prompt) -> Point:
+    """The volume index that a prompt's window is laid around."""
+    if isinstance(prompt, Click):
+        return prompt.point
+    x, y, z = np.mean(ends_of(prompt), axis=0).tolist()
+    return x, y, z
+
+
 class History:
     """The prompts of one object, in order, with undo and redo of any number of edits."""
 

@@ -11,7 +11,7 @@ from backend.inference.canvas import MaskPatch
 from backend.inference.objects import LabelMap
 from backend.inference.predictor import Predictor
 from backend.inference.prompts import Box, Click, History, InitialMask, Point, Prompt, Prompts, check_prompt
-from backend.inference.solver import Solver
+from backend.inference.solvers import make_solver
 
 
 class Session:
@@ -25,7 +25,7 @@ class Session:
     """
 
     def __init__(self, predictor: Predictor, extend: bool = True) -> None:
-        self.solver = Solver(predictor, extend)
+        self.solver = make_solver(predictor, extend)
         self.objects = LabelMap(predictor.volume.shape)
         self._segmented: Prompts = ()
 

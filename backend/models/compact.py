@@ -1,15 +1,18 @@
 """The compact network: SAM-Med3D's click protocol and two-way decoder on a small encoder, with logits at every voxel.
 
-What differs from the published network, and why:
+What differs from the published network, and why (docs/models/compact.md has the measurements):
 
-- convolutions see the image at a half and a quarter of its resolution, and join the decoder's upscaling, so that
-  the mask follows edges (as the high-resolution features of SAM 2 do);
+- convolutions see the image at a half and a quarter of its resolution, and join the decoder's way down to the tokens
+  and up again, so that the mask follows edges (as the high-resolution features of SAM 2 do);
 - clicks and the previous logits are also drawn as maps that enter the decoder at full resolution: given as tokens
   alone they take far longer to be learned;
-- no padded windows and no relative positions: depthwise convolutions tell the tokens where they are, so that the
-  same weights fit crops of any size.
+- beside the maps of where clicks are, there are maps of what looks like the clicked places: in brightness at full
+  resolution, and in learned features at a quarter of it. They halve the number of volumes it takes to learn;
+- all clicks so far are given, not the newest alone, so that none is forgotten;
+- no padded windows and no relative positions: the same weights fit crops of any size, and of any spacing.
 
-Legend of shape suffixes: B batch, C channels, X Y Z the axes of a crop or a token grid, N points, T tokens.
+Legend of shape suffixes: B batch, C channels, X Y Z the axes of a crop or a token grid, N points, T tokens, L looks
+(kinds of brightness), K steps of brightness, G groups of learned features and W features of a group, V cells.
 """
 
 import torch
@@ -18,186 +21,164 @@ from torch import Tensor, nn
 from backend.models.config import CompactConfig
 from backend.models.layers import Mlp
 from backend.models.mask_decoder import Attention, Head, TwoWayTransformer
-from backend.models.prompt_encoder import BOX_CORNERS, PointEncoder
+from backend.models.prompt_encoder import PointEncoder
+from backend.models.prompt_maps import LOOKS, MAPS, draw_prompts, looks_of
 from backend.models.prompt_network import PromptNetwork
 
-# Standard deviation of the bump that a click is drawn as, in voxels.
-CLICK_SIGMA = 2.0
-# Logits are drawn as tanh(logit / this).
-LOGIT_SCALE = 4.0
-# Voxels an axis that share a cell of the finest features; the network never convolves at full resolution.
-CELL = 2
-# Features of a voxel, whose product with the mask token's kernel is its logit.
-VOXEL_FEATURES = 8
-# Maps that prompts are drawn as: the previous logits, positive clicks, negative clicks, a box. Folded they are 32
-# channels: with 24 the first convolution is four times slower on CPUs.
-MAPS = 4
-
-
-def fold(x_BCXYZ: Tensor) -> Tensor:
-    """Move the voxels of each cell into channels: (B, C, X, Y, Z) -> (B, 8 C, X / 2, Y / 2, Z / 2)."""
-    batch, channels, *size = x_BCXYZ.shape
-    x, y, z = (count // CELL for count in size)
-    cells = x_BCXYZ.reshape(batch, channels, x, CELL, y, CELL, z, CELL)
-    return cells.permute(0, 1, 3, 5, 7, 2, 4, 6).reshape(batch, -1, x, y, z)
+# Voxels an axis that share a cell of the finest features, and a token; the network never convolves at full resolution.
+CELL, TOKEN = 2, 8
+# Numbers that tell the decoder's last, per-mask layer what to look for.
+KERNEL = 8
+# Learned features of a cell at a quarter of the resolution, in which it is compared with the clicked cells.
+GROUPS, GROUP_WIDTH = 8, 8
+# Likenesses beyond this say nothing more.
+MOST_ALIKE = 8.0
 
 
 def unfold(x_BCXYZ: Tensor) -> Tensor:
-    """The inverse of `fold`: (B, 8 C, X, Y, Z) -> (B, C, 2 X, 2 Y, 2 Z)."""
+    """Move channels into the voxels of each cell: (B, 8 C, X, Y, Z) -> (B, C, 2 X, 2 Y, 2 Z)."""
     batch, channels, x, y, z = x_BCXYZ.shape
     cells = x_BCXYZ.reshape(batch, channels // CELL**3, CELL, CELL, CELL, x, y, z)
     return cells.permute(0, 1, 5, 2, 6, 3, 7, 4).reshape(batch, -1, CELL * x, CELL * y, CELL * z)
 
 
-def draw_prompts(points: Tensor, labels: Tensor, mask_logits: Tensor) -> Tensor:
-    """Draw points (B, N, 3) with labels (B, N) and logits (B, 1, S, S, S) as maps (B, 4, S, S, S) from -1 to 1."""
-    at_S = torch.arange(mask_logits.shape[-1], device=points.device)
-    offset_BN3S = at_S - points[..., None]
-    # Cut at four standard deviations: products of smaller numbers are denormal, and five times as slow on CPUs.
-    bump_BN3S = torch.exp(-(offset_BN3S**2) / (2 * CLICK_SIGMA**2)) * (offset_BN3S.abs() < 4 * CLICK_SIGMA)
-    clicks = [_blend(bump_BN3S * (labels == label)[..., None, None]) for label in (1, 0)]
-    maps = torch.cat([*clicks, _draw_box(offset_BN3S, labels)], dim=1).to(mask_logits.dtype)
-    return torch.cat([torch.tanh(mask_logits / LOGIT_SCALE), maps], dim=1)
-
-
-def _draw_box(offset_BN3S: Tensor, labels: Tensor) -> Tensor:
-    """1 between the corners of a box, 0 elsewhere and where there is none."""
-    low, high = ((labels == corner)[..., None, None] for corner in BOX_CORNERS)
-    above = (low & (offset_BN3S >= 0)).any(1, keepdim=True)
-    below = (high & (offset_BN3S <= 0)).any(1, keepdim=True)
-    return _blend((above & below).to(offset_BN3S.dtype))
-
-
-def _blend(profile_BN3S: Tensor) -> Tensor:
-    """The largest of N products of three profiles, (B, N, 3, S) -> (B, 1, S, S, S)."""
-    if not profile_BN3S.shape[1]:
-        size = profile_BN3S.shape[-1]
-        return profile_BN3S.new_zeros(len(profile_BN3S), 1, size, size, size)
-    x_BNS, y_BNS, z_BNS = profile_BN3S.unbind(2)
-    return torch.einsum("bnx,bny,bnz->bnxyz", x_BNS, y_BNS, z_BNS).amax(1, keepdim=True)
-
-
-class Residual(nn.Module):
-    """Two normalised 3x3x3 convolutions, added to what they were given; the same shape."""
+class Step(nn.Module):
+    """A normalised 3x3x3 convolution, added to what it was given; the same shape."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.body = nn.Sequential(
-            nn.GroupNorm(8, channels),
-            nn.GELU(),
-            nn.Conv3d(channels, channels, 3, padding=1),
-            nn.GroupNorm(8, channels),
-            nn.GELU(),
-            nn.Conv3d(channels, channels, 3, padding=1),
+            nn.GroupNorm(8, channels), nn.ReLU(inplace=True), nn.Conv3d(channels, channels, 3, padding=1)
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """Add the convolutions' change."""
+        """Add the convolution's change."""
         change: Tensor = self.body(x)
-        return x + change
+        return change.add_(x)  # in place: on CPUs new memory costs more than the sum
 
 
 class TokenBlock(nn.Module):
-    """A pre-norm transformer block with global attention; a depthwise convolution gives the positions."""
+    """A pre-norm transformer block with global attention."""
 
     def __init__(self, config: CompactConfig) -> None:
         super().__init__()
         width = config.width
-        self.position = nn.Conv3d(width, width, 3, padding=1, groups=width)
         self.norm1 = nn.LayerNorm(width)
         self.attn = Attention(width, config.heads, width)
         self.norm2 = nn.LayerNorm(width)
         self.mlp = Mlp(width, int(config.mlp_ratio * width), nn.GELU())
 
-    def forward(self, x_BCXYZ: Tensor) -> Tensor:
-        """Add the attention and then the MLP to the tokens (B, C, X, Y, Z)."""
-        grid = x_BCXYZ.shape[2:]
-        x_BTC = (x_BCXYZ + self.position(x_BCXYZ)).flatten(2).transpose(1, 2)
+    def forward(self, x_BTC: Tensor) -> Tensor:
+        """Add the attention and then the MLP."""
         normed_BTC = self.norm1(x_BTC)
         x_BTC = x_BTC + self.attn(normed_BTC, normed_BTC, normed_BTC)
-        x_BTC = x_BTC + self.mlp(self.norm2(x_BTC))
-        y_BCXYZ: Tensor = x_BTC.transpose(1, 2).reshape(-1, x_BTC.shape[2], *grid)
-        return y_BCXYZ
+        y_BTC: Tensor = x_BTC + self.mlp(self.norm2(x_BTC))
+        return y_BTC
 
 
 class CompactEncoder(nn.Module):
-    """Image (B, 1, S, S, S) to tokens (B, W, S/8, S/8, S/8) and features at a quarter and a half of S."""
-
-    def __init__(self, config: CompactConfig) -> None:
-        super().__init__()
-        fine, middle = config.stem
-        self.fine = nn.Sequential(nn.Conv3d(CELL**3, fine, 3, padding=1), Residual(fine))
-        self.middle = nn.Sequential(nn.Conv3d(fine, middle, 2, stride=2), Residual(middle))
-        self.tokens = nn.Sequential(
-            nn.Conv3d(middle, config.width, 2, stride=2), *(TokenBlock(config) for _ in range(config.depth))
-        )
-        self.norm = nn.GroupNorm(1, config.width)
-
-    def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The coarsest first."""
-        fine = self.fine(fold(image))
-        middle = self.middle(fine)
-        return self.norm(self.tokens(middle)), middle, fine
-
-
-class MapEncoder(nn.Module):
-    """The drawn prompts (B, 4, S, S, S) at an eighth, a quarter and a half of S."""
-
-    def __init__(self, config: CompactConfig) -> None:
-        super().__init__()
-        fine, middle = config.stem
-        self.fine = nn.Conv3d(MAPS * CELL**3, fine, 3, padding=1)
-        self.middle = nn.Sequential(nn.GELU(), nn.Conv3d(fine, middle, 2, stride=2))
-        self.tokens = nn.Sequential(nn.GELU(), nn.Conv3d(middle, config.width, 2, stride=2))
-
-    def forward(self, maps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The coarsest first."""
-        fine = self.fine(fold(maps))
-        middle = self.middle(fine)
-        return self.tokens(middle), middle, fine
-
-
-class CompactPromptEncoder(PointEncoder):
-    """Clicks to tokens, and clicks and logits to maps."""
-
-    def __init__(self, config: CompactConfig) -> None:
-        super().__init__(config)
-        self.maps = MapEncoder(config)
-
-
-class CompactDecoder(nn.Module):
-    """Two-way transformer between tokens, then upscaling joined by the image's and the maps' finer features."""
+    """Looks (B, L, S, S, S) to features at an eighth, a quarter and a half of S, and keys to compare cells by."""
 
     def __init__(self, config: CompactConfig) -> None:
         super().__init__()
         (fine, middle), width = config.stem, config.width
+        self.patch = nn.Conv3d(LOOKS, fine, CELL, stride=CELL)
+        self.fine = nn.Sequential(Step(fine), Step(fine))
+        self.middle = nn.Sequential(nn.Conv3d(fine, middle, 2, stride=2), Step(middle), Step(middle))
+        self.coarse = nn.Sequential(nn.Conv3d(middle, width, 2, stride=2), Step(width))
+        self.blocks = nn.Sequential(*(TokenBlock(config) for _ in range(config.depth)))
+        self.norm = nn.LayerNorm(width)
+        self.keys = nn.Conv3d(middle, GROUPS * GROUP_WIDTH, 1)
+
+    def forward(self, looks: Tensor, positions: Tensor) -> tuple[Tensor, ...]:
+        """The coarsest first, then the keys (B, G W, S/4, S/4, S/4); `positions` are added to the tokens."""
+        # Channels last: twice as fast on CPUs.
+        fine = self.fine(self.patch(looks).contiguous(memory_format=torch.channels_last_3d))
+        middle = self.middle(fine)
+        coarse = self.coarse(middle)
+        tokens_BTC = self.norm(self.blocks((coarse + positions).flatten(2).transpose(1, 2)))
+        return tokens_BTC.transpose(1, 2).reshape(coarse.shape), middle, fine, self.keys(middle)
+
+
+class CompactPromptEncoder(PointEncoder):
+    """Clicks to tokens, clicks and logits to maps, and clicks to what is like the clicked cells."""
+
+    def __init__(self, config: CompactConfig) -> None:
+        super().__init__(config)
+        fine, middle = config.stem
+        self.maps = nn.Conv3d(MAPS, fine, CELL, stride=CELL)
+        self.alike = nn.Conv3d(2 * GROUPS, middle, 1)
+
+    def compare(self, keys: Tensor, points: Tensor, labels: Tensor) -> Tensor:
+        """How like the most similar positive and negative click each cell is, (B, C, S/4, S/4, S/4) of keys."""
+        size = keys.shape[-1]
+        keys_BGWV = keys.reshape(len(keys), GROUPS, GROUP_WIDTH, -1)
+        x, y, z = (points / CELL**2).floor().long().clamp(0, size - 1).unbind(-1)
+        cells_BN = (x * size + y) * size + z
+        clicked_BGWN = keys_BGWV.gather(3, cells_BN[:, None, None].expand(-1, GROUPS, GROUP_WIDTH, -1))
+        alike_BGNV = clicked_BGWN.transpose(2, 3) @ keys_BGWV / GROUP_WIDTH**0.5
+        likest = torch.cat([_likest(alike_BGNV, labels == label) for label in (1, 0)], dim=1)
+        maps: Tensor = self.alike(likest.reshape(len(keys), -1, size, size, size))
+        return maps
+
+    def dense_pe(self, grid: int | None = None) -> Tensor:
+        """The position encoding of a token grid, with its axes in the order of the points' (unlike quirk 4)."""
+        return super().dense_pe(grid).transpose(2, 3)
+
+
+def _likest(alike_BGNV: Tensor, chosen_BN: Tensor) -> Tensor:
+    """The largest likeness to the chosen clicks, (B, G, V); 0 where there is none."""
+    chosen_BGNV = chosen_BN[:, None, :, None]
+    nothing = alike_BGNV.new_full((*alike_BGNV.shape[:2], 1, alike_BGNV.shape[3]), -torch.inf)
+    likest = torch.cat([alike_BGNV.masked_fill(~chosen_BGNV, -torch.inf), nothing], dim=2).amax(2)
+    return likest.masked_fill(~chosen_BN.any(1)[:, None, None], 0).clamp(-MOST_ALIKE, MOST_ALIKE)
+
+
+class CompactDecoder(nn.Module):
+    """Down to the tokens, the two-way transformer, and up again, joined by the image's features on both ways."""
+
+    def __init__(self, config: CompactConfig) -> None:
+        super().__init__()
+        (fine, middle), width = config.stem, config.width
+        self.down_fine = Step(fine)
+        self.down_middle = nn.Conv3d(fine, middle, 2, stride=2)
+        self.down_coarse = nn.Sequential(nn.GroupNorm(8, middle), nn.GELU(), nn.Conv3d(middle, width, 2, stride=2))
         self.transformer = TwoWayTransformer(config)
         self.mask_token = nn.Embedding(1, width)
         self.up_middle = nn.ConvTranspose3d(width, middle, 2, stride=2)
-        self.middle = Residual(middle)
+        self.middle = Step(middle)
         self.up_fine = nn.ConvTranspose3d(middle, fine, 2, stride=2)
-        self.fine = Residual(fine)
-        self.voxels = nn.Sequential(nn.GroupNorm(8, fine), nn.GELU(), nn.Conv3d(fine, CELL**3 * VOXEL_FEATURES, 1))
-        self.kernel = Head(width, width, VOXEL_FEATURES + 1)
+        self.fine = nn.Sequential(Step(fine), Step(fine), nn.GroupNorm(8, fine), nn.GELU())
+        self.kernel = Head(width, width, KERNEL)
+        self.voxels = nn.Linear(KERNEL, CELL**3 * (fine + 1), bias=False)
 
     def forward(
-        self, image: tuple[Tensor, ...], image_pe: Tensor, sparse_BTC: Tensor, maps: tuple[Tensor, ...]
+        self, image: tuple[Tensor, ...], positions: Tensor, sparse_BTC: Tensor, maps: Tensor, alike: Tensor
     ) -> Tensor:
         """Logits (B, 1, S, S, S) of what the encoders give."""
         tokens_BTC = torch.cat([self.mask_token.weight.expand(len(sparse_BTC), -1, -1), sparse_BTC], dim=1)
-        coarse, middle, fine = (x + y for x, y in zip(image, maps, strict=True))
+        coarse, middle, fine = image
+        fine = self.down_fine(fine + maps)
+        middle = middle + self.down_middle(fine) + alike
+        coarse = coarse + self.down_coarse(middle)
         tokens_BTC, coarse_BTC = self.transformer(
-            tokens_BTC, coarse.flatten(2).transpose(1, 2), image_pe.flatten(2).transpose(1, 2)
+            tokens_BTC, coarse.flatten(2).transpose(1, 2), positions.flatten(2).transpose(1, 2)
         )
         middle = self.middle(middle + self.up_middle(coarse_BTC.transpose(1, 2).reshape(coarse.shape)))
-        fine = self.fine(fine + self.up_fine(middle))
-        kernel_BC, bias_B1 = self.kernel(tokens_BTC[:, 0]).split([VOXEL_FEATURES, 1], dim=-1)
-        features = self.voxels(fine).unflatten(1, (VOXEL_FEATURES, CELL**3))
-        return unfold(torch.einsum("bcvxyz,bc->bvxyz", features, kernel_BC) + bias_B1[..., None, None, None])
+        return self._voxels(self.fine(fine + self.up_fine(middle)), tokens_BTC[:, 0])
+
+    def _voxels(self, fine: Tensor, mask_BC: Tensor) -> Tensor:
+        """The logits of a cell's voxels, by weights and a bias that the mask's token gives."""
+        layer_BVC = self.voxels(self.kernel(mask_BC)).unflatten(1, (CELL**3, -1))
+        weight_BVC, bias_BV1 = layer_BVC[..., :-1], layer_BVC[..., -1:]
+        return unfold((weight_BVC @ fine.flatten(2) + bias_BV1).unflatten(2, fine.shape[2:]))
 
 
 class Compact(PromptNetwork[CompactConfig]):
-    """The compact network; the same interface as `SamMed3D`, except that an embedding is three tensors."""
+    """The compact network; the same interface as `SamMed3D`, except that an embedding is several tensors."""
+
+    all_clicks = True
+    any_spacing = True
 
     def __init__(self, config: CompactConfig) -> None:
         super().__init__(config)
@@ -206,9 +187,12 @@ class Compact(PromptNetwork[CompactConfig]):
         self.mask_decoder = CompactDecoder(config)
 
     def embed(self, image: Tensor) -> tuple[Tensor, ...]:
-        """Embed images (B, 1, S, S, S), once for all prompts: features at S/8, S/4 and S/2, (B, C, ...) each."""
-        embedding: tuple[Tensor, ...] = self.image_encoder(image)
-        return embedding
+        """Embed images (B, 1, S, S, S), once for all prompts: features at S/8, S/4 and S/2, keys, and looks.
+
+        S may be any multiple of 8, whatever the configuration says.
+        """
+        looks = looks_of(image)
+        return *self.image_encoder(looks, self.prompt_encoder.dense_pe(image.shape[-1] // TOKEN)), looks
 
     def decode(self, embedding: tuple[Tensor, ...], points: Tensor, labels: Tensor, mask_logits: Tensor) -> Tensor:
         """Predict the mask of one set of prompts for each embedded image; see `SamMed3D.decode`.
@@ -222,7 +206,11 @@ class Compact(PromptNetwork[CompactConfig]):
         Returns:
             The logits of the mask, (B, 1, S, S, S); above 0 is inside.
         """
-        sparse = self.prompt_encoder.embed_points(points, labels)
-        maps = self.prompt_encoder.maps(draw_prompts(points, labels, mask_logits))
-        logits: Tensor = self.mask_decoder(embedding, self.prompt_encoder.dense_pe(), sparse, maps)
+        *features, keys, looks = embedding
+        encoder = self.prompt_encoder
+        size = mask_logits.shape[-1]
+        sparse = encoder.embed_points(points, labels, size)
+        maps = encoder.maps(draw_prompts(looks, points, labels, mask_logits))
+        alike = encoder.compare(keys, points, labels)
+        logits: Tensor = self.mask_decoder(tuple(features), encoder.dense_pe(size // TOKEN), sparse, maps, alike)
         return logits

@@ -108,7 +108,7 @@ class CompactConfig:
     image_size: int = 64
     stem: tuple[int, int] = (32, 96)
     width: int = 192
-    depth: int = 8
+    depth: int = 4
     heads: int = 6
     mlp_ratio: float = 4.0
     decoder_depth: int = 2

@@ -32,6 +32,14 @@ class PromptModel(Protocol):
     def supports_boxes(self) -> bool:
         """Whether labels 2 and 3, the corners of a box, are known."""
 
+    @property
+    def all_clicks(self) -> bool:
+        """Whether it is given all clicks so far, not the newest alone."""
+
+    @property
+    def any_spacing(self) -> bool:
+        """Whether crops may have any voxel size, so that they can be fitted to the object; else it is 1.5 mm."""
+
     def embed(self, image: Tensor) -> Embedding:
         """Embedding of images (B, 1, S, S, S)."""
 

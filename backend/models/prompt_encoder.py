@@ -47,13 +47,16 @@ class PointEncoder(nn.Module):
         self.point_embeddings = nn.ModuleList(nn.Embedding(1, width) for _ in range(kinds))
         self.not_a_point_embed = nn.Embedding(1, width)
 
-    def embed_points(self, points: Tensor, labels: Tensor) -> Tensor:
-        """Embed points as tokens, (B, N, 3) and (B, N) -> (B, N or N + 1, C); see `forward`."""
+    def embed_points(self, points: Tensor, labels: Tensor, image_size: int | None = None) -> Tensor:
+        """Embed points as tokens, (B, N, 3) and (B, N) -> (B, N or N + 1, C); see `forward`.
+
+        They are voxels of an image of `image_size` voxels an axis, by default the configuration's.
+        """
         if labels.shape[1] and not self._has_box(labels):
             # Quirk 5 kept for compatibility: a token "not a point" follows the clicks, unless there is a box.
             points = nn.functional.pad(points, (0, 0, 0, 1))
             labels = nn.functional.pad(labels, (0, 1), value=NOT_A_POINT)
-        positions = (points + 0.5) / self.image_size
+        positions = (points + 0.5) / (image_size or self.image_size)
         encoding_BNC: Tensor = self.pe_layer(positions.to(self.not_a_point_embed.weight.dtype))
         is_point_BN1 = (labels != NOT_A_POINT)[..., None]
         kinds = [self.not_a_point_embed, *self.point_embeddings]  # label -1 comes first
@@ -72,10 +75,11 @@ class PointEncoder(nn.Module):
             )
         return highest >= min(BOX_CORNERS)
 
-    def dense_pe(self) -> Tensor:
-        """Return the position encoding of the token grid, (1, C, grid, grid, grid)."""
+    def dense_pe(self, grid: int | None = None) -> Tensor:
+        """Return the position encoding of the token grid, (1, C, grid, grid, grid), by default the configuration's."""
+        grid = grid or self.grid
         matrix = self.pe_layer.positional_encoding_gaussian_matrix
-        centres = (torch.arange(self.grid, device=matrix.device, dtype=matrix.dtype) + 0.5) / self.grid
+        centres = (torch.arange(grid, device=matrix.device, dtype=matrix.dtype) + 0.5) / grid
         first, second, third = torch.meshgrid(centres, centres, centres, indexing="ij")
         # Quirk 4 kept for compatibility: the first two axes are swapped relative to the encoding of points.
         encoding: Tensor = self.pe_layer(torch.stack([second, first, third], dim=-1))

@@ -18,6 +18,12 @@ class PromptNetwork(nn.Module, Generic[Config]):
         config: the sizes of the network.
     """
 
+    all_clicks = False
+    """Whether `decode` is given all clicks so far; else the newest alone, and the logits before it."""
+
+    any_spacing = False
+    """Whether images may have any voxel size; else it is 1.5 mm."""
+
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.config: Config = config
@@ -47,10 +53,13 @@ class PromptNetwork(nn.Module, Generic[Config]):
         """The floating-point type of the parameters."""
         return next(self.parameters()).dtype
 
-    def empty_mask(self, batch: int) -> Tensor:
-        """Return the mask prompt of a first interaction, zeros of shape (batch, 1, L, L, L)."""
+    def empty_mask(self, batch: int, image_size: int | None = None) -> Tensor:
+        """Return the mask prompt of a first interaction, zeros of shape (batch, 1, L, L, L).
+
+        L goes with the size of the image, by default the configuration's; only some networks take others.
+        """
         # Quirk 6 kept for compatibility: it is a mask of zeros, for the embedding of "no mask" was never trained.
-        size = self.logits_size
+        size = (image_size or self.image_size) * self.logits_size // self.image_size
         return torch.zeros(batch, 1, size, size, size, device=self.device, dtype=self.dtype)
 
     def embed(self, image: Tensor) -> Embedding:

@@ -31,6 +31,8 @@ class Region(nn.Module):
     image_size = 128
     logits_size = 64
     supports_boxes = False
+    all_clicks = False
+    any_spacing = False
 
     def embed(self, image: Tensor) -> Tensor:
         """Embedding (B, 1, L, L, L) of images (B, 1, S, S, S): the mean of each cell."""

@@ -1,4 +1,4 @@
-"""The published weights by name, and where they lie on this computer. Imports no torch."""
+"""Weights by name, and where they lie on this computer: published ones, and those that come with it. No torch."""
 
 import os
 from dataclasses import dataclass, replace
@@ -8,10 +8,13 @@ from threading import Event
 from platformdirs import user_cache_dir
 
 from backend.errors import ErrorCode, SamMed3DError
-from backend.models.config import VIT_B_ORI, ModelConfig
+from backend.models.config import COMPACT, VIT_B_ORI, ModelConfig, NetworkConfig
 from backend.models.download import HubFile, Progress, fetch, verify
 
 WEIGHTS_SUFFIXES = frozenset({".pth", ".pt", ".safetensors"})
+
+SHIPPED = "compact"
+"""The model that needs neither network nor GPU."""
 
 _REPOSITORY = "blueyo0/SAM-Med3D"
 _WITH_BOXES = replace(VIT_B_ORI, box_prompts=True)
@@ -19,22 +22,23 @@ _WITH_BOXES = replace(VIT_B_ORI, box_prompts=True)
 
 @dataclass(frozen=True)
 class ZooEntry:
-    """A published file of weights.
+    """A file of weights.
 
     Args:
         name: what a user calls it, in scripts and settings.
         title: what a menu shows.
         config: the network it fits.
-        hub: where it comes from. No commit of the hub is known here, so `revision` is a branch; the first
-            download resolves it to a commit, and the sidecar of the download pins that one from then on.
-        licence: SPDX name; it is the licence of the published code, whose readme names no other for the weights.
+        hub: where it comes from, None if it is part of this package. No commit of the hub is known here, so
+            `revision` is a branch; the first download resolves it to a commit, and the sidecar of the download pins
+            that one from then on.
+        licence: SPDX name; of published weights it is that of the published code, whose readme names no other.
         trained_for: what it was trained on and which prompts it knows, in a sentence.
     """
 
     name: str
     title: str
-    config: ModelConfig
-    hub: HubFile
+    config: NetworkConfig
+    hub: HubFile | None
     licence: str
     trained_for: str
 
@@ -70,12 +74,20 @@ _ENTRIES = {
             _WITH_BOXES,
             "Clicks and boxes; fine-tuned on all of the CVPR 2025 challenge data.",
         ),
+        ZooEntry(
+            SHIPPED,
+            "Compact",
+            COMPACT,
+            None,
+            "Apache-2.0",
+            "Clicks at any voxel size; trained on synthetic volumes alone, and part of this package.",
+        ),
     )
 }
 
 
 def names() -> tuple[str, ...]:
-    """The known names, the recommended one first."""
+    """The known names, the recommended one first, the one that is always here last."""
     return tuple(_ENTRIES)
 
 
@@ -94,18 +106,21 @@ def entry(name: str) -> ZooEntry:
     return _ENTRIES[name]
 
 
-def cached_path(name: str) -> Path:
+def weights_path(name: str) -> Path:
     """Where the weights of that name lie, or would lie, on this computer.
 
-    The environment variable NAPARI_SAMED3D_CACHE replaces the user's cache folder.
+    The environment variable NAPARI_SAMED3D_CACHE replaces the user's cache folder, where downloads go.
     """
+    hub = entry(name).hub
+    if hub is None:
+        return Path(__file__).parent / "weights" / f"{name}.safetensors"
     cache = os.environ.get("NAPARI_SAMED3D_CACHE") or user_cache_dir("napari-samed3d")
-    return Path(cache).expanduser() / "weights" / entry(name).hub.filename
+    return Path(cache).expanduser() / "weights" / hub.filename
 
 
 def is_available(name: str) -> bool:
     """Whether the weights of that name are here already; asks no network."""
-    return cached_path(name).is_file()
+    return weights_path(name).is_file()
 
 
 def find_weights(
@@ -132,7 +147,9 @@ def find_weights(
 
 
 def _named_weights(model: ZooEntry, download: bool, progress: Progress | None, cancel: Event | None) -> Path:
-    path = cached_path(model.name)
+    path = weights_path(model.name)
+    if model.hub is None:
+        return path
     if path.is_file():
         verify(path)
     elif download:

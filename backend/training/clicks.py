@@ -29,11 +29,14 @@ class ClickPlan(NamedTuple):
         draws: (B, interactions) int64 on the CPU, which error voxel is clicked.
         centre: (B, interactions) bool on the CPU, whether it is the centre of the largest error instead.
         clicked: (B, interactions) bool on the CPU, whether there is a click at all.
+        ahead: (B, first_clicks - 1) int64 on the CPU, the draws of what is clicked before the first answer; -1 for
+            none.
     """
 
     draws: Tensor
     centre: Tensor
     clicked: Tensor
+    ahead: Tensor
 
 
 def plan_clicks(seeds: Sequence[int], section: ClickSection) -> ClickPlan:
@@ -43,11 +46,10 @@ def plan_clicks(seeds: Sequence[int], section: ClickSection) -> ClickPlan:
     third on, or from the second where those are too few. The first always has a click.
     """
     rows = [_plan_sample(np.random.default_rng(seed), section) for seed in seeds]
-    draws, centre, clicked = (torch.from_numpy(np.stack(column)) for column in zip(*rows, strict=True))
-    return ClickPlan(draws, centre, clicked)
+    return ClickPlan(*(torch.from_numpy(np.stack(column)) for column in zip(*rows, strict=True)))
 
 
-def _plan_sample(rng: np.random.Generator, section: ClickSection) -> tuple[Row, Row, Row]:
+def _plan_sample(rng: np.random.Generator, section: ClickSection) -> tuple[Row, Row, Row, Row]:
     interactions = section.interactions
     draws = rng.integers(_DRAWS, size=interactions)
     centre = rng.random(interactions) < section.centre_share
@@ -55,7 +57,10 @@ def _plan_sample(rng: np.random.Generator, section: ClickSection) -> tuple[Row, 
     if section.mask_only:
         later = np.arange(min(2, interactions - section.mask_only), interactions - 1)
         clicked[[*rng.choice(later, section.mask_only - 1, replace=False), -1]] = False
-    return draws, centre & clicked, clicked
+    ahead = rng.integers(_DRAWS, size=section.first_clicks - 1)
+    several = section.first_clicks > 1 and rng.random() < 0.5
+    ahead[rng.integers(section.first_clicks) if several else 0 :] = -1
+    return draws, centre & clicked, clicked, ahead
 
 
 def simulate_clicks(prediction: Tensor, mask: Tensor, draws: Tensor, centre: Tensor) -> tuple[Tensor, Tensor]:

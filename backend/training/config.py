@@ -64,6 +64,9 @@ class DataSection(Section):
         jitter: voxels.
         flips: mirror each axis with probability 1/2 (supplement, C.2).
         variants: how many different crops of a mask there are; 0 for a new one in every epoch.
+        start_epochs: of a synthetic source, how many epochs have smaller crops, of which there are more in the same
+            time; only networks that take any size of crop can do with them.
+        start_size: voxels an axis of those crops.
         samples_per_epoch: of a synthetic source, or a random part of an index; None for the whole index.
         validation_samples: how many held-out masks a validation looks at.
         workers: processes that load samples, for each rank.
@@ -77,6 +80,8 @@ class DataSection(Section):
     jitter: int = Field(default=16, ge=0)
     flips: bool = True
     variants: int = Field(default=0, ge=0)
+    start_epochs: int = Field(default=0, ge=0)
+    start_size: int = Field(default=32, gt=0, multiple_of=8)
     samples_per_epoch: int | None = Field(default=None, gt=0)
     validation_samples: int = Field(default=64, ge=0)
     workers: int = Field(default=4, ge=0)
@@ -89,6 +94,8 @@ class DataSection(Section):
             raise ValueError('source = "synthetic" is endless: it needs samples_per_epoch')
         if self.source == "index" and self.labels:
             raise ValueError('labels are for source = "synthetic"')
+        if self.source == "index" and self.start_epochs:
+            raise ValueError('start_epochs are for source = "synthetic"')
         return self
 
 
@@ -97,11 +104,14 @@ class ClickSection(Section):
 
     Attributes:
         interactions: decoder passes a sample.
-        mask_only: how many of them see the previous logits alone, without a click: the last, and others at random.
+        first_clicks: most clicks of the first interaction, for networks that are given all clicks so far; half the
+            time it is one, else any number up to this.
+        mask_only: how many interactions see no new click: the last, and others at random.
         centre_share: probability that a click is the centre of the largest error component, not a random error voxel.
     """
 
     interactions: int = Field(default=11, gt=0)
+    first_clicks: int = Field(default=1, gt=0)
     mask_only: int = Field(default=2, ge=0)
     centre_share: float = Field(default=0.0, ge=0, le=1)
 
@@ -217,6 +227,12 @@ class TrainConfig(Section):
     optimizer: OptimizerSection = OptimizerSection()
     batch: BatchSection = BatchSection()
     numerics: NumericsSection = NumericsSection()
+
+    @model_validator(mode="after")
+    def _sizes_known(self) -> Self:
+        if self.data.start_epochs and self.model.name != "compact":
+            raise ValueError(f'data.start_epochs: "{self.model.name}" takes crops of one size')
+        return self
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> TrainConfig:

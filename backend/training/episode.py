@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from backend.models.interface import Embedding, PromptModel, map_embedding
+from backend.models.prompt_encoder import NOT_A_POINT
 from backend.training.clicks import plan_clicks, simulate_clicks
 from backend.training.config import ClickSection
 from backend.training.freezing import is_frozen
@@ -18,13 +19,16 @@ from backend.training.loss import dice_ce_loss, dice_score, upsample
 recomputed: Callable[..., Any] = partial(checkpoint, use_reentrant=False, preserve_rng_state=False)
 
 
+Clicks = tuple[Tensor, Tensor]
+
+
 class TrainedModel(PromptModel, Protocol):
     """A model of the interface that starts from an empty mask and consists of the parts that can be frozen."""
 
     image_encoder: nn.Module
 
-    def empty_mask(self, batch: int) -> Tensor:
-        """The mask prompt of a first interaction, (batch, 1, L, L, L)."""
+    def empty_mask(self, batch: int, image_size: int) -> Tensor:
+        """The mask prompt of a first interaction with images of that size, (batch, 1, L, L, L)."""
 
 
 class EpisodeOutput(NamedTuple):
@@ -87,11 +91,16 @@ class Episode(nn.Module):
         if embedding is None:
             embedding = self.embed(image)
         plan = plan_clicks(key.tolist(), self.clicks)
-        logits, prediction = self._net.empty_mask(len(mask)), torch.zeros_like(mask)
+        logits, prediction = self._net.empty_mask(len(mask), mask.shape[-1]), torch.zeros_like(mask)
+        prompts = _clicks_ahead(plan.ahead, mask)
         losses, dices = [], []
-        for draws, centre, clicked in zip(*(column.unbind(1) for column in plan), strict=True):
+        for draws, centre, clicked in zip(*(column.unbind(1) for column in plan[:3]), strict=True):
             click = simulate_clicks(prediction, mask, draws, centre)
-            logits = self._interact(embedding, click, clicked.tolist(), logits.detach())
+            if self._net.all_clicks:
+                prompts = _with_click(prompts, click, clicked)
+                logits = self._decode(embedding, *prompts, logits.detach())
+            else:
+                logits = self._interact(embedding, click, clicked.tolist(), logits.detach())
             loss, prediction = recomputed(_judge, logits, mask)  # eleven masks of full size are large, and soon made
             losses.append(loss)
             dices.append(dice_score(prediction, mask))
@@ -121,6 +130,25 @@ class Episode(nn.Module):
     def _decode(self, embedding: Embedding, points: Tensor, labels: Tensor, previous: Tensor) -> Tensor:
         decode = partial(recomputed, self._net.decode) if self._checkpointing else self._net.decode
         return decode(embedding, points, labels, previous)
+
+
+def _clicks_ahead(ahead: Tensor, mask: Tensor) -> Clicks:
+    """Points (B, N, 3) and labels (B, N) of random voxels of the masks (B, 1, S, S, S); -1 where none is drawn."""
+    nothing = torch.zeros_like(mask)
+    points, labels = (
+        torch.zeros(len(mask), 0, 3, device=mask.device),
+        torch.zeros(len(mask), 0, device=mask.device).long(),
+    )
+    for draws in ahead.unbind(1):
+        click = simulate_clicks(nothing, mask, draws.clamp_min(0), torch.zeros(len(mask), dtype=torch.bool))
+        points, labels = _with_click((points, labels), click, draws >= 0)
+    return points, labels
+
+
+def _with_click(clicks: Clicks, click: Clicks, there: Tensor) -> Clicks:
+    """The clicks (B, N, 3), (B, N) and one more, "not a point" where there is none."""
+    labels = torch.where(there.to(click[1].device)[:, None], click[1], NOT_A_POINT)
+    return torch.cat([clicks[0], click[0]], dim=1), torch.cat([clicks[1], labels], dim=1)
 
 
 def _take(rows: Tensor, tensor: Tensor) -> Tensor:

@@ -61,7 +61,7 @@ def sample_flops(model: TrainedModel, clicks: ClickSection) -> float:
     """
     size = model.image_size
     with torch.no_grad(), FlopCounterMode(display=False) as encoder:
-        empty = model.empty_mask(1)
+        empty = model.empty_mask(1, size)
         embedding = model.embed(empty.new_zeros(1, 1, size, size, size))
     with torch.no_grad(), FlopCounterMode(display=False) as decoder:
         label = torch.ones(1, 1, dtype=torch.long, device=empty.device)

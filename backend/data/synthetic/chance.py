@@ -19,6 +19,21 @@ def multiply_axis(field: Tensor, matrix_NM: Tensor, axis: int) -> Tensor:
     return (matrix_NM @ field.reshape(-1, x, y * z)).reshape(*field.shape[:-3], len(matrix_NM), y, z)
 
 
+def blur(image: Tensor, sigmas: tuple[float, float, float]) -> Tensor:
+    """Gaussian blur with one width an axis, in voxels; the edge voxels go on beyond the border."""
+    for axis, sigma in enumerate(sigmas):
+        if sigma >= 0.3:
+            image = multiply_axis(image, _gaussian(len(image), sigma, image.device), axis)
+    return image
+
+
+def _gaussian(size: int, sigma: float, device: torch.device) -> Tensor:
+    """Weights (size, size) of a Gaussian around each voxel."""
+    at = torch.arange(size, device=device)
+    weights = torch.exp(-((at[:, None] - at) ** 2) / (2 * sigma**2))
+    return weights / weights.sum(1, keepdim=True)
+
+
 class Chance:
     """The random numbers of one volume: scalars, and fields of (X, Y, Z) on a device.
 

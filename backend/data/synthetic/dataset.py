@@ -20,14 +20,23 @@ class SyntheticDataset:
         seed: of everything.
         labels: label-map files, or folders of them, to take shapes from beside the procedural ones.
         device: where volumes are made; on a GPU read it in the training process itself, without workers.
+        start: how many epochs have crops of another size, and which.
     """
 
     def __init__(
-        self, image_size: int, length: int, seed: int, labels: Iterable[Path] = (), device: str = "cpu"
+        self,
+        image_size: int,
+        length: int,
+        seed: int,
+        labels: Iterable[Path] = (),
+        device: str = "cpu",
+        *,
+        start: tuple[int, int] = (0, 0),
     ) -> None:
         self.image_size = image_size
         self.seed = seed
         self._length = length
+        self._start = start
         self._labels = tuple(labels)
         self._device = torch.device(device)
         self._maps: list[LabelMap] | None = None
@@ -41,6 +50,8 @@ class SyntheticDataset:
         if self._maps is None:  # read by each worker for itself, and not before it is needed
             self._maps = read_label_maps(self._labels, self._device) if self._labels else []
         seed = int(sample_rng(self.seed, Key(*key)).integers(2**62))
-        image, mask, _ = generate(seed, self.image_size, self._device, self._maps)
+        start_epochs, start_size = self._start
+        size = start_size if key[0] < start_epochs else self.image_size
+        image, mask, _ = generate(seed, size, self._device, self._maps)
         normalised = torch.from_numpy(normalise_quietly(image.cpu().numpy()))
         return Sample(normalised[None].to(self._device), mask[None], torch.tensor(click_seed(self.seed, Key(*key))))

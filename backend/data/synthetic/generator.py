@@ -11,12 +11,13 @@ from torch import Tensor
 from backend.data.synthetic.chance import Chance
 from backend.data.synthetic.label_maps import LabelMap
 from backend.data.synthetic.looks import Look, choose_look, paint
-from backend.data.synthetic.resolution import cut_field, thick_slices
-from backend.data.synthetic.shapes import add_lesions, scene
+from backend.data.synthetic.resolution import blurred, cut_field, thick_slices
+from backend.data.synthetic.shapes import add_lesions, add_parts, scene
 
-# An object is at least so many voxels, and at most this share of the crop.
+# An object is at least so many voxels, and at most this share of the crop: in one that is larger than its window, a
+# click has to fill the window.
 LEAST_VOXELS = 60
-LARGEST_SHARE = 0.45
+LARGEST_SHARE = 0.9
 # Scenes are drawn again until there is such an object; it takes more than two in one of a hundred.
 ATTEMPTS = 20
 FROM_MAPS = 0.5
@@ -31,37 +32,68 @@ class Pair(NamedTuple):
     look: Look
 
 
+class Scene(NamedTuple):
+    """What is to be painted.
+
+    Attributes:
+        labels: (S, S, S) uint8.
+        target: the label that should be seen.
+        parts: the object is the target and the labels from this one on.
+        sigma: of the blur of labels that come from larger voxels.
+    """
+
+    labels: Tensor
+    target: int
+    parts: int
+    sigma: float
+
+    @property
+    def mask(self) -> Tensor:
+        """The object (S, S, S), bool."""
+        return (self.labels == self.target) | (self.labels >= self.parts)
+
+
 def generate(seed: int, size: int, device: torch.device, maps: Sequence[LabelMap] = ()) -> Pair:
     """The volume of a seed, `size` (even) voxels an axis; its object is one connected piece."""
     chance = Chance(seed, device)
     for _ in range(ATTEMPTS):
-        labels = _labels(size, chance, maps)
+        drawn = _scene(size, chance, maps)
         look = choose_look(chance)
-        image = paint(labels, look, chance)
-        image, mask = _scanned(image, labels == _target(labels, chance), chance)
+        image = paint(drawn.labels, drawn.target, look, chance)
+        image, mask = _scanned(image, drawn, chance)
         mask = largest_piece(mask)
         if LEAST_VOXELS <= int(mask.sum()) <= LARGEST_SHARE * size**3:
             return Pair(image, mask, look)
     raise RuntimeError(f"seed {seed} gave no object in {ATTEMPTS} attempts")
 
 
-def _labels(size: int, chance: Chance, maps: Sequence[LabelMap]) -> Tensor:
-    labels = scene(size, chance)
+def _scene(size: int, chance: Chance, maps: Sequence[LabelMap]) -> Scene:
+    labels, voxel, first = scene(size, chance), 0.0, 1
     if maps and chance.maybe(FROM_MAPS):
-        return maps[chance.integer(0, len(maps) - 1)].placed(labels, chance)
-    return add_lesions(labels, chance) if chance.maybe(0.25) else labels
-
-
-def _target(labels: Tensor, chance: Chance) -> int:
-    """Mostly the last label, which lies in front and near the middle; else any."""
+        first = int(labels.max()) + 1
+        labels, voxel = maps[chance.integer(0, len(maps) - 1)].placed(labels, chance)
+    elif chance.maybe(0.25):
+        labels = add_lesions(labels, chance)
+    # Mostly the last label, which lies in front and near the middle; else any.
     last = int(labels.max())
-    return last if chance.maybe(0.7) else chance.integer(1, last)
+    target = last if chance.maybe(0.75) else chance.integer(1, last)
+    parts = last + 1
+    if voxel and chance.maybe(0.1):  # a whole organ of the map, a whole brain
+        parts = first
+    elif chance.maybe(0.3):
+        labels = add_parts(labels, target, chance)
+    return Scene(labels, target, parts, 0.45 * voxel if voxel > 1 else 0.0)
 
 
-def _scanned(image: Tensor, mask: Tensor, chance: Chance) -> tuple[Tensor, Tensor]:
+def _scanned(image: Tensor, drawn: Scene, chance: Chance) -> tuple[Tensor, Tensor]:
+    mask, sigma = drawn.mask, drawn.sigma
+    if chance.maybe(0.3):
+        sigma = max(sigma, chance.uniform(0.5, 1.5))
+    if sigma:
+        image, mask = blurred(image, mask, sigma)
     if chance.maybe(0.35):
         image, mask = thick_slices(image, mask, chance)
-    if chance.maybe(0.3):
+    if chance.maybe(0.35):
         image, mask = cut_field(image, mask, chance)
     return image, mask
 

@@ -34,23 +34,23 @@ class LabelMap:
         ends = [[(axis.start, axis.stop - 1) for axis in span] for span in spans]
         self._boxes = torch.tensor(ends, dtype=torch.float32, device=labels.device).mT  # first and last voxel (L, 2, 3)
 
-    def placed(self, surrounding: Tensor, chance: Chance) -> Tensor:
+    def placed(self, surrounding: Tensor, chance: Chance) -> tuple[Tensor, float]:
         """Labels (S, S, S): a piece of the map around one of its labels, and `surrounding` where nothing is known.
 
-        The label that it is around comes last.
+        The label that it is around comes last. With it comes how many voxels of the labels a voxel of the map fills.
         """
         chosen = chance.integer(1, len(self._boxes))
-        piece = self._piece(chosen, len(surrounding), chance)
+        low, high = self._boxes[chosen - 1]
+        # Voxels of the map across the crop: the object fills from a tenth of it to more than all.
+        width = (float((high - low).max()) + 1) / chance.log_uniform(0.12, 2)
+        piece = self._piece(chosen, width, len(surrounding), chance)
         offset = int(surrounding.max())
         out = torch.where(piece > 0, piece + offset, surrounding)
         out[piece == chosen] = int(out.max()) + 1
-        return out
+        return out, len(surrounding) / width
 
-    def _piece(self, chosen: int, size: int, chance: Chance) -> Tensor:
+    def _piece(self, chosen: int, width: float, size: int, chance: Chance) -> Tensor:
         low, high = self._boxes[chosen - 1]
-        extent = float((high - low).max()) + 1
-        # Voxels of the map across the crop: the object fills from a tenth of it to more than all.
-        width = extent / chance.log_uniform(0.12, 1.3)
         centre = (low + high) / 2 + chance.vector(-0.25, 0.25) * (high - low)
         at = grid(size, self.labels.device) + 0.05 * chance.smooth(size, chance.uniform(1.5, 4), channels=3)
         turned = torch.einsum("ij,jxyz->ixyz", chance.rotation() if chance.maybe(0.5) else torch.eye(3), at)

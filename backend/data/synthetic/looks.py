@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from backend.data.synthetic.chance import Chance, multiply_axis
+from backend.data.synthetic.chance import Chance, blur
 from backend.data.synthetic.shapes import AIR
 
 Look = Literal["CT", "MR", "PET", "US"]
-Painter = Callable[[Tensor, Chance], Tensor]
+Painter = Callable[[Tensor, int, Chance], Tensor]
 
 LUNG, FAT, SOFT, CONTRAST, BONE = (-900.0, -650.0), (-120.0, -70.0), (0.0, 90.0), (90.0, 300.0), (200.0, 1200.0)
 """Ranges of Hounsfield units of tissues."""
@@ -27,24 +27,9 @@ def choose_look(chance: Chance) -> Look:
     return "MR" if draw < 0.45 else "CT" if draw < 0.8 else "PET" if draw < 0.9 else "US"
 
 
-def paint(labels: Tensor, look: Look, chance: Chance) -> Tensor:
-    """The image (S, S, S), float32, of a label map (S, S, S)."""
-    return PAINTERS[look](labels, chance)
-
-
-def blur(image: Tensor, sigmas: tuple[float, float, float]) -> Tensor:
-    """Gaussian blur with one width an axis, in voxels; the edge voxels go on beyond the border."""
-    for axis, sigma in enumerate(sigmas):
-        if sigma >= 0.3:
-            image = multiply_axis(image, _gaussian(len(image), sigma, image.device), axis)
-    return image
-
-
-def _gaussian(size: int, sigma: float, device: torch.device) -> Tensor:
-    """Weights (size, size) of a Gaussian around each voxel."""
-    at = torch.arange(size, device=device)
-    weights = torch.exp(-((at[:, None] - at) ** 2) / (2 * sigma**2))
-    return weights / weights.sum(1, keepdim=True)
+def paint(labels: Tensor, target: int, look: Look, chance: Chance) -> Tensor:
+    """The image (S, S, S), float32, of a label map (S, S, S), of which one label should be seen."""
+    return PAINTERS[look](labels, target, chance)
 
 
 def _textured(labels: Tensor, means: Tensor, spread: float, chance: Chance) -> Tensor:
@@ -52,13 +37,16 @@ def _textured(labels: Tensor, means: Tensor, spread: float, chance: Chance) -> T
     size, count = len(labels), len(means)
     index = labels.int()
     strengths = spread * chance.vector(0, 1, count) ** 2
-    texture = chance.smooth(size, chance.log_uniform(4, size / 2))[0]
+    texture = (
+        chance.smooth(size, chance.log_uniform(3, 10))[0] + chance.smooth(size, chance.log_uniform(8, size / 2))[0]
+    )
+    if chance.maybe(0.3):  # streaks of fat in muscle, folds, trabeculae: two tissues, not a gradual change
+        texture = torch.tanh(4 * texture)
     return means[index] + strengths[index] * texture
 
 
-def _neighbours_apart(labels: Tensor, means: Tensor, least: float, chance: Chance) -> Tensor:
-    """Move the mean of the last object, which is the likely target, at least `least` from that of what is around."""
-    target = int(labels.max())
+def _neighbours_apart(labels: Tensor, target: int, means: Tensor, least: float, chance: Chance) -> Tensor:
+    """Move the mean of the target at least `least` from that of what is around it."""
     coarse = labels[::2, ::2, ::2]
     inside = (coarse == target)[None, None].float()
     ring = (functional.max_pool3d(inside, 3, stride=1, padding=1)[0, 0] > 0) & (coarse != target)
@@ -70,33 +58,33 @@ def _neighbours_apart(labels: Tensor, means: Tensor, least: float, chance: Chanc
     return means
 
 
-def _mr(labels: Tensor, chance: Chance) -> Tensor:
+def _mr(labels: Tensor, target: int, chance: Chance) -> Tensor:
     count = int(labels.max()) + 1
     means = chance.vector(0.05, 1, count)
     if chance.maybe(0.8):
         means[AIR] = chance.uniform(0, 0.05)
-    means = _neighbours_apart(labels, means, chance.log_uniform(0.08, 0.5), chance)
-    image = _textured(labels, means, chance.uniform(0, 0.2), chance)
+    means = _neighbours_apart(labels, target, means, chance.log_uniform(0.08, 0.5), chance)
+    image = _textured(labels, means, chance.uniform(0, 0.25), chance)
     image = _partial_volume(image, chance)
     image = image * torch.exp(chance.uniform(0, 0.4) * chance.smooth(len(labels), chance.uniform(0.5, 2))[0])
-    sigma = chance.log_uniform(0.005, 0.1)
+    sigma = chance.log_uniform(0.004, 0.06)
     # Rician: the magnitude of a signal with noise in both of its channels.
     real, imaginary = sigma * chance.noise(len(labels), 2)
     image = torch.hypot(image.clamp_min(0) + real, imaginary)
     return chance.log_uniform(50, 5000) * image ** chance.uniform(0.7, 1.4)
 
 
-def _ct(labels: Tensor, chance: Chance) -> Tensor:
+def _ct(labels: Tensor, target: int, chance: Chance) -> Tensor:
     count = int(labels.max()) + 1
     means = torch.tensor([chance.uniform(*_tissue(chance)) for _ in range(count)], device=labels.device)
     if chance.maybe(0.8):
         means[AIR] = -1000
-    means = _neighbours_apart(labels, means, chance.log_uniform(15, 150), chance)
+    means = _neighbours_apart(labels, target, means, chance.log_uniform(15, 150), chance)
     image = _partial_volume(_textured(labels, means, chance.uniform(0, 60), chance), chance)
     grain = chance.noise(len(labels))[0]
     smoothness = chance.uniform(0, 1.2)
     grain = blur(grain, (smoothness, smoothness, 0))
-    image = image + chance.log_uniform(4, 60) * grain / grain.std()
+    image = image + chance.log_uniform(3, 40) * grain / grain.std()
     return image.clamp(-1024, 3000)
 
 
@@ -105,10 +93,10 @@ def _tissue(chance: Chance) -> tuple[float, float]:
     return SOFT if draw < 0.5 else FAT if draw < 0.65 else CONTRAST if draw < 0.82 else BONE if draw < 0.93 else LUNG
 
 
-def _pet(labels: Tensor, chance: Chance) -> Tensor:
+def _pet(labels: Tensor, target: int, chance: Chance) -> Tensor:
     count = int(labels.max()) + 1
     means = 0.3 * torch.exp(chance.vector(-1, 1.5, count))
-    means[-1] = chance.log_uniform(2, 15)
+    means[target] = chance.log_uniform(2, 15)
     if count > 3 and chance.maybe(0.5):
         means[chance.integer(1, count - 2)] = chance.log_uniform(1, 10)
     means[AIR] = chance.uniform(0, 0.05)
@@ -120,10 +108,10 @@ def _pet(labels: Tensor, chance: Chance) -> Tensor:
     return chance.log_uniform(1, 3000) * blur(noisy, (grain, grain, grain)).clamp_min(0)
 
 
-def _us(labels: Tensor, chance: Chance) -> Tensor:
+def _us(labels: Tensor, target: int, chance: Chance) -> Tensor:
     size = len(labels)
     means = chance.vector(0.05, 1, int(labels.max()) + 1)
-    means = _neighbours_apart(labels, means, chance.log_uniform(0.15, 0.5), chance)
+    means = _neighbours_apart(labels, target, means, chance.log_uniform(0.15, 0.5), chance)
     image = _partial_volume(_textured(labels, means, 0.2, chance), chance).clamp_min(0.01)
     depth = torch.linspace(0, 1, size, device=labels.device)[:, None, None]
     image = image * torch.exp(-chance.uniform(0, 1.5) * depth)
@@ -131,7 +119,7 @@ def _us(labels: Tensor, chance: Chance) -> Tensor:
     beam = (chance.uniform(0.3, 0.7), chance.uniform(0.6, 1.5), chance.uniform(0.6, 1.5))
     real, imaginary = (blur(channel, beam) for channel in chance.noise(size, 2))
     speckle = torch.hypot(real, imaginary)
-    image = image * (1 + chance.uniform(0.3, 1) * (speckle / speckle.mean() - 1))
+    image = image * (1 + chance.uniform(0.2, 0.8) * (speckle / speckle.mean() - 1))
     return 255 * image.clamp_min(0) ** chance.uniform(0.4, 0.8)
 
 

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from backend.data.synthetic.chance import Chance
+from backend.data.synthetic.chance import Chance, blur
 
 
 def thick_slices(image: Tensor, mask: Tensor, chance: Chance) -> tuple[Tensor, Tensor]:
@@ -24,10 +24,18 @@ def thick_slices(image: Tensor, mask: Tensor, chance: Chance) -> tuple[Tensor, T
 
 
 def cut_field(image: Tensor, mask: Tensor, chance: Chance) -> tuple[Tensor, Tensor]:
-    """Both with up to a third of the crop beyond the end of the volume, on one side of one or two axes: zeros."""
+    """Both with up to a third of the crop beyond the end of the volume, on some of the six sides: zeros."""
     inside = torch.ones_like(mask)
-    for axis in {chance.integer(0, 2), chance.integer(0, 2)}:
+    cut = chance.uniform(0.2, 0.9)
+    for axis in range(3):
         size = mask.shape[axis]
-        lost = chance.integer(1, size // 3)
-        inside.narrow(axis, 0 if chance.maybe(0.5) else size - lost, lost).fill_(False)
+        for first in (True, False):
+            lost = chance.integer(1, size // 3)
+            if chance.maybe(cut):
+                inside.narrow(axis, 0 if first else size - lost, lost).fill_(False)
     return image * inside, mask & inside
+
+
+def blurred(image: Tensor, mask: Tensor, sigma: float) -> tuple[Tensor, Tensor]:
+    """Both as if scanned with larger voxels, whose width is about twice `sigma`, and resampled to these."""
+    return blur(image, 3 * (sigma,)), blur(mask.float(), 3 * (sigma,)) >= 0.5

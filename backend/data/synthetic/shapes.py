@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from backend.data.synthetic.chance import Chance, multiply_axis
+from backend.data.synthetic.chance import Chance, blur, multiply_axis
 
 Field = Callable[[Tensor, Chance], Tensor]
 AIR = 0
@@ -30,7 +30,7 @@ def scene(size: int, chance: Chance, objects: tuple[int, int] = (3, 9)) -> Tenso
     count = chance.integer(*objects)
     for index in range(count):
         last = index == count - 1
-        inside = _inside(_placed(coordinates, chance, reach=0.35 if last else 1.0))
+        inside = _inside(_placed(coordinates, chance, *((1.5, 0.35) if last else (0.8, 1.0))))
         labels = torch.where(inside, labels.max() + 1, labels)
     return labels
 
@@ -45,6 +45,21 @@ def add_lesions(labels: Tensor, chance: Chance) -> Tensor:
         radius = chance.log_uniform(0.06, 0.3)
         lesion = _inside(_lump((coordinates - at.view(3, 1, 1, 1)) / radius, chance))
         labels = torch.where(lesion & (labels == host), labels.max() + 1, labels)
+    return labels
+
+
+def add_parts(labels: Tensor, whole: int, chance: Chance) -> Tensor:
+    """Give an object a rim (cortical bone, the wall of an organ) or parts inside (chambers, a necrotic core).
+
+    Every part is a label of its own, from `labels.max() + 1` on.
+    """
+    inside = labels == whole
+    if chance.maybe(0.5):
+        depth = blur(inside.float(), 3 * (chance.uniform(0.8, 2.5),))
+        return torch.where(inside & (depth < chance.uniform(0.65, 0.85)), labels.max() + 1, labels)
+    fields = chance.smooth(len(labels), chance.log_uniform(3, 10), channels=chance.integer(1, 2))
+    for field in fields:
+        labels = torch.where(inside & (field > chance.uniform(0.2, 1)), labels.max() + 1, labels)
     return labels
 
 
@@ -84,9 +99,9 @@ def _regions(size: int, chance: Chance) -> Tensor:
     return labels
 
 
-def _placed(coordinates: Tensor, chance: Chance, reach: float) -> Tensor:
-    """The field of one object of random kind, size, proportions and direction, its centre within `reach`."""
-    radius = chance.log_uniform(0.12, 0.8)
+def _placed(coordinates: Tensor, chance: Chance, largest: float, reach: float) -> Tensor:
+    """The field of one object of random kind, size up to `largest`, proportions and direction, centred in `reach`."""
+    radius = chance.log_uniform(0.12, largest)
     radii = radius * torch.exp(chance.vector(-0.5, 0.5))
     centre = chance.vector(-reach, reach)
     local = torch.einsum("ij,jxyz->ixyz", chance.rotation(), coordinates - centre.view(3, 1, 1, 1))

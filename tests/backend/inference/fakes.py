@@ -16,6 +16,7 @@ from backend.inference.engine import Engine
 from backend.inference.predictor import Predictor
 from backend.inference.prompts import Prompt
 from backend.inference.solver import Solver
+from backend.inference.solvers import make_solver
 from backend.volume import Affine, Volume
 
 Floats = npt.NDArray[np.float32]
@@ -40,6 +41,7 @@ class FakeModel(ABC):
         self.image_size = image_size
         self.logits_size = logits_size
         self.supports_boxes = supports_boxes
+        self.all_clicks = self.any_spacing = False
         self.embedded = 0
         self.calls: list[Call] = []
 
@@ -99,7 +101,7 @@ class Everything(FakeModel):
 
 
 def solver(model: FakeModel, volume: Volume, *, extend: bool = False) -> Solver:
-    return Solver(Predictor(Engine(model, torch.device("cpu")), volume), extend)
+    return make_solver(Predictor(Engine(model, torch.device("cpu")), volume), extend)
 
 
 def painted(solver: Solver, prompts: Iterable[Prompt]) -> npt.NDArray[np.bool_]:

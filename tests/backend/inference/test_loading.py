@@ -5,11 +5,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from backend.errors import ErrorCode, SamMed3DError, SamMed3DWarning
+from backend.errors import ErrorCode, SamMed3DError
 from backend.inference.loading import AUTO, REGION, load_engine, model_names, resolve
 from backend.models import zoo
 from backend.models.checkpoint import save_safetensors
-from backend.models.config import SMALL
+from backend.models.compact import Compact
+from backend.models.config import COMPACT, SMALL
 from backend.models.region import Region
 from backend.models.sam_med3d import SamMed3D
 
@@ -20,9 +21,9 @@ def no_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_auto_is_the_first_model_whose_weights_are_here() -> None:
-    assert resolve(AUTO) == REGION
-    for name in reversed(zoo.names()):
-        path = zoo.cached_path(name)
+    assert resolve(AUTO) == zoo.SHIPPED
+    for name in reversed(zoo.names()[:-1]):
+        path = zoo.weights_path(name)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
         assert resolve(AUTO) == name
@@ -34,9 +35,15 @@ def test_auto_and_every_name_can_be_asked_for() -> None:
     assert model_names() == (AUTO, *zoo.names(), REGION)
 
 
+def test_auto_needs_no_network() -> None:
+    engine = load_engine(AUTO, "cpu")
+    assert isinstance(engine.model, Compact)
+    assert engine.model.config == COMPACT
+    assert engine.model.dtype == torch.float32  # though the file has half of it
+
+
 def test_region_needs_no_weights_and_no_gpu() -> None:
-    with pytest.warns(SamMed3DWarning, match="No trained weights"):
-        engine = load_engine(AUTO)
+    engine = load_engine(REGION)
     assert isinstance(engine.model, Region)
     assert engine.device.type == "cpu"
 

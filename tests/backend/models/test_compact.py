@@ -9,8 +9,9 @@ from backend.inference.engine import Engine
 from backend.inference.predictor import Predictor
 from backend.inference.session import Session
 from backend.models.checkpoint import load_into, read_state_dict, save_safetensors
-from backend.models.compact import Compact, draw_prompts, fold, unfold
+from backend.models.compact import GROUP_WIDTH, GROUPS, Compact, CompactPromptEncoder, unfold
 from backend.models.config import COMPACT, CompactConfig
+from backend.models.prompt_maps import LOOKS, MAPS, draw_prompts, looks_of
 from backend.phantom import torso
 
 TINY = CompactConfig(image_size=16, stem=(8, 16), width=48, depth=1, heads=2, decoder_heads=2, decoder_mlp=32)
@@ -26,18 +27,21 @@ def click(*voxel, label=1):
     return torch.tensor([[voxel]], dtype=torch.float32), torch.tensor([[label]])
 
 
-def test_folding_puts_each_cell_of_voxels_into_channels_and_back():
-    x = torch.arange(2 * 3 * 4 * 6 * 8.0).reshape(2, 3, 4, 6, 8)
-    folded = fold(x)
-    assert folded.shape == (2, 24, 2, 3, 4)
-    assert folded[1, 8:16, 1, 2, 3].tolist() == x[1, 1, 2:4, 4:6, 6:8].flatten().tolist()
-    assert torch.equal(unfold(folded), x)
+def looks(size=16):
+    return looks_of(torch.randn(1, 1, size, size, size))
+
+
+def test_unfolding_puts_the_channels_of_a_cell_into_its_voxels():
+    x = torch.arange(2 * 8 * 2 * 3 * 4.0).reshape(2, 8, 2, 3, 4)
+    whole = unfold(x)
+    assert whole.shape == (2, 1, 4, 6, 8)
+    assert whole[1, 0, 2:4, 4:6, 6:8].flatten().tolist() == x[1, :, 1, 2, 3].tolist()
 
 
 def test_clicks_are_drawn_where_they_are():
     points = torch.tensor([[[3.0, 8, 12], [10, 2, 5]]])
-    maps = draw_prompts(points, torch.tensor([[1, 0]]), torch.zeros(1, 1, 16, 16, 16))
-    assert maps.shape == (1, 4, 16, 16, 16)
+    maps = draw_prompts(looks(), points, torch.tensor([[1, 0]]), torch.zeros(1, 1, 16, 16, 16))
+    assert maps.shape == (1, MAPS, 16, 16, 16)
     for channel, voxel in ((1, (3, 8, 12)), (2, (10, 2, 5))):
         assert np.unravel_index(int(maps[0, channel].argmax()), (16, 16, 16)) == voxel
         assert maps[0, channel].max() == 1
@@ -47,7 +51,7 @@ def test_clicks_are_drawn_where_they_are():
 
 def test_a_box_is_filled_and_logits_are_bounded():
     points, labels = torch.tensor([[[2.0, 3, 4], [5, 9, 6]]]), torch.tensor([[2, 3]])
-    maps = draw_prompts(points, labels, torch.full((1, 1, 16, 16, 16), 50.0))
+    maps = draw_prompts(looks(), points, labels, torch.full((1, 1, 16, 16, 16), 50.0))
     assert maps[0, 3].sum() == 4 * 7 * 3
     assert maps[0, 3, 2:6, 3:10, 4:7].all()
     assert maps[0, 0].max() <= 1
@@ -56,13 +60,60 @@ def test_a_box_is_filled_and_logits_are_bounded():
 def test_points_that_are_none_leave_no_trace():
     points, labels = click(3, 4, 5, label=-1)
     empty = torch.zeros(1, 0, 3), torch.zeros(1, 0, dtype=torch.long)
-    logits = torch.randn(1, 1, 16, 16, 16)
-    assert torch.equal(draw_prompts(points, labels, logits), draw_prompts(*empty, logits))
+    seen, logits = looks(), torch.randn(1, 1, 16, 16, 16)
+    assert torch.equal(draw_prompts(seen, points, labels, logits), draw_prompts(seen, *empty, logits))
+
+
+def test_what_is_as_bright_as_a_click_is_like_it_and_other_things_are_not():
+    image = torch.zeros(1, 1, 16, 16, 16)
+    image[..., 8:] = 1.0
+    points, labels = torch.tensor([[[4.0, 4, 3], [4, 4, 12]]]), torch.tensor([[1, 0]])
+    like_positive, _, like_negative, _ = draw_prompts(looks_of(image), points, labels, torch.zeros_like(image))[0, 4:]
+    assert like_positive[..., :8].min() > 0.95
+    assert like_positive[..., 8:].max() < 0.25
+    torch.testing.assert_close(like_positive, like_negative.flip(-1), atol=0.05, rtol=0)  # in steps of brightness
+
+
+def test_of_several_clicks_the_most_similar_counts():
+    image = torch.zeros(1, 1, 16, 16, 16)
+    image[..., 5:10], image[..., 10:] = 0.5, 1.0
+    points, labels = torch.tensor([[[4.0, 4, 2], [4, 4, 13]]]), torch.tensor([[1, 1]])
+    like = draw_prompts(looks_of(image), points, labels, torch.zeros_like(image))[0, 4]
+    assert like[..., :4].min() > 0.95
+    assert like[..., 11:].min() > 0.95
+    assert like[..., 7].max() < 0.5
+
+
+def test_ranks_do_not_change_with_a_monotone_change_of_brightness():
+    image = torch.randn(2, 1, 16, 16, 16)
+    ranks = looks_of(image)[:, 1]
+    assert -1 <= ranks.min() <= -0.99
+    assert 0.99 <= ranks.max() <= 1
+    assert ranks.mean().abs() < 0.05
+    assert (looks_of(image.exp())[:, 1] - ranks).abs().max() < 0.05
+
+
+def test_an_image_of_one_brightness_is_finite():
+    assert looks_of(torch.full((1, 1, 16, 16, 16), 3.0)).isfinite().all()
+
+
+def test_positions_of_points_and_of_the_grid_agree():
+    """Unlike in the published network (quirk 4), a click in the middle of a token is encoded as that token."""
+    encoder = CompactPromptEncoder(TINY)
+    middle = torch.tensor([[[3.5, 11.5, 3.5]]])
+    own = encoder.embed_points(middle, torch.tensor([[1]]))[0, 0] - encoder.point_embeddings[1].weight[0]
+    torch.testing.assert_close(own, encoder.dense_pe()[0, :, 0, 1, 0])
 
 
 def test_logits_come_at_every_voxel_and_depend_on_clicks_and_previous_logits(model):
     embedding = model.embed(torch.randn(1, 1, 16, 16, 16))
-    assert [tuple(features.shape[1:]) for features in embedding] == [(48, 2, 2, 2), (16, 4, 4, 4), (8, 8, 8, 8)]
+    assert [features.shape[1:] for features in embedding] == [
+        (48, 2, 2, 2),
+        (16, 4, 4, 4),
+        (8, 8, 8, 8),
+        (GROUPS * GROUP_WIDTH, 4, 4, 4),
+        (LOOKS, 16, 16, 16),
+    ]
     first = model.decode(embedding, *click(3, 4, 5), model.empty_mask(1))
     assert first.shape == (1, 1, 16, 16, 16)
     others = (
@@ -96,7 +147,10 @@ def test_weights_fit_crops_of_another_size(model, tmp_path):
     save_safetensors(model, tmp_path / "w.safetensors")
     larger = Compact(CompactConfig(**{**vars(TINY), "image_size": 32}))
     load_into(larger, read_state_dict(tmp_path / "w.safetensors"), "w")
-    assert larger(torch.randn(1, 1, 32, 32, 32), *click(3, 4, 5), larger.empty_mask(1)).shape == (1, 1, 32, 32, 32)
+    image = torch.randn(1, 1, 32, 32, 32)
+    logits = larger(image, *click(3, 4, 5), larger.empty_mask(1))
+    assert logits.shape == (1, 1, 32, 32, 32)
+    assert torch.equal(model(image, *click(3, 4, 5), model.empty_mask(1, 32)), logits)
 
 
 def test_a_session_runs_on_it(model):

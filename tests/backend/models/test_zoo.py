@@ -8,6 +8,7 @@ import pytest
 
 from backend.errors import ErrorCode, SamMed3DError
 from backend.models import zoo
+from backend.models.config import ModelConfig
 from backend.models.download import HubFile
 
 TURBO = "sam_med3d_turbo"
@@ -40,13 +41,24 @@ def refusal(name_or_path: str | Path, download: bool = True) -> SamMed3DError:
     return caught.value
 
 
-@pytest.mark.parametrize("name", zoo.names())
-def test_entries(name: str) -> None:
+PUBLISHED = [name for name in zoo.names() if name != zoo.SHIPPED]
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_entries(name: str) -> None:
     entry = zoo.entry(name)
     assert entry.name == name
+    assert isinstance(entry.config, ModelConfig)
     assert entry.hub == HubFile("blueyo0/SAM-Med3D", f"{name}.pth", "main")
     assert entry.config.box_prompts is (name != TURBO)
     assert entry.licence == "Apache-2.0"
+
+
+def test_the_shipped_weights_are_here_without_a_network(downloads: list[HubFile]) -> None:
+    path = zoo.find_weights(zoo.SHIPPED, download=False)
+    assert zoo.is_available(zoo.SHIPPED)
+    assert path.stat().st_size < 25e6
+    assert not downloads
 
 
 def test_unknown_name_lists_the_known_ones() -> None:
@@ -98,7 +110,7 @@ def test_changed_cached_file_is_refused(cache: Path) -> None:
 
 def test_cache_is_the_users_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("NAPARI_SAMED3D_CACHE")
-    assert zoo.cached_path(TURBO).parts[-3:] == ("napari-samed3d", "weights", "sam_med3d_turbo.pth")
+    assert zoo.weights_path(TURBO).parts[-3:] == ("napari-samed3d", "weights", "sam_med3d_turbo.pth")
 
 
 def test_importing_the_zoo_imports_no_torch() -> None:

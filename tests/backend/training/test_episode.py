@@ -56,6 +56,8 @@ class Watched(nn.Module):
 
     image_size = logits_size = 16
     supports_boxes = False
+    all_clicks = False
+    any_spacing = False
 
     def __init__(self) -> None:
         super().__init__()
@@ -64,7 +66,8 @@ class Watched(nn.Module):
         self.embedded = 0
         self.calls: list[dict[str, Any]] = []
 
-    def empty_mask(self, batch: int) -> Tensor:
+    def empty_mask(self, batch: int, image_size: int) -> Tensor:
+        assert image_size == 16
         return torch.zeros(batch, 1, 16, 16, 16)
 
     def embed(self, image: Tensor) -> Tensor:

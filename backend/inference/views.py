@@ -1,0 +1,120 @@
+"""Windows of any voxel size on a volume: where they lie, and how points and logits go from one to another."""
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from backend.geometry import Index3, interpolate_axis
+from backend.inference.canvas import Canvas, Floats
+from backend.inference.predictor import Predictor, spacing_of
+
+Points = npt.NDArray[np.float64]
+Bools = npt.NDArray[np.bool_]
+
+# Voxels from 0.4 to 12 mm: a window of 64 is then 24 to 770 mm wide.
+FINEST, COARSEST = -4, 6
+# The object's longest side as a share of a window's that is fitted to it.
+FILL = 0.55
+# An object goes on beyond a face of its window if it has so many cells there.
+FACE_CELLS = 8
+
+
+class View(NamedTuple):
+    """Where a window lies: its first voxel on the grid of a level; see `spacing_of`."""
+
+    level: int
+    start: Index3
+
+
+class Span(NamedTuple):
+    """A box by its ends, continuous volume indices (3,) each."""
+
+    low: Points
+    high: Points
+
+
+def view_of(canvas: Canvas) -> View | None:
+    """Where the canvas's only window lies, if it has one."""
+    return View(canvas.level, canvas.windows[0].start) if canvas.windows else None
+
+
+class Views:
+    """The windows of one volume.
+
+    Args:
+        predictor: model and volume.
+    """
+
+    def __init__(self, predictor: Predictor) -> None:
+        self._predictor = predictor
+        # Below half the finest voxel of the volume there is nothing more to see.
+        self.finest = level_of(min(predictor.volume.spacing) / 2)
+
+    @property
+    def size(self) -> int:
+        """Voxels an axis."""
+        return self._predictor.size
+
+    def around(self, centre: npt.ArrayLike, side_mm: float) -> View:
+        """At least `side_mm` wide, with the volume index `centre` in its middle."""
+        return self._at(max(self.finest, level_of(side_mm / self.size)), centre)
+
+    def fitted(self, span: Span) -> View:
+        """Filled by a box as much as it should be."""
+        ends = self._predictor.grid.from_volume(np.stack(span))
+        side_mm = (np.abs(ends[1] - ends[0]).max() + 1) * spacing_of(0)
+        return self.around((span.low + span.high) / 2, side_mm / FILL)
+
+    def finer(self, view: View, centre: npt.ArrayLike) -> View:
+        """Half as wide, as far as there is more to see, with the volume index `centre` in its middle."""
+        return self._at(max(self.finest, view.level - 2), centre)
+
+    def _at(self, level: int, centre: npt.ArrayLike) -> View:
+        middle = self._predictor.grid_at(level).from_volume(centre)
+        x, y, z = np.rint(middle - (self.size - 1) / 2).astype(int).tolist()
+        return View(level, (x, y, z))
+
+    def voxels(self, view: View, points: Points) -> Points:
+        """Continuous voxels of a window (N, 3) of volume indices (N, 3)."""
+        voxels: Points = self._predictor.grid_at(view.level).from_volume(points) - np.array(view.start)
+        return voxels
+
+    def points(self, view: View, voxels: Points) -> Points:
+        """Volume indices (N, 3) of continuous voxels of a window (N, 3)."""
+        return self._predictor.grid_at(view.level).to_volume(voxels + np.array(view.start))
+
+    def inside(self, voxels: Points, margin: int = 0) -> Bools:
+        """Which voxels (N, 3) lie in the window, at least `margin` from its faces."""
+        off_centre: Points = np.abs(voxels - (self.size - 1) / 2).max(axis=1)
+        return off_centre < self.size / 2 - margin
+
+    def seen(self, canvas: Canvas, view: View) -> Floats:
+        """The logits of a canvas as they lie in a window (S, S, S); 0, undecided, where it has none."""
+        own = view_of(canvas)
+        if own is None:
+            return np.zeros((self.size,) * 3, dtype=np.float32)
+        if own == view:
+            return canvas.windows[0].logits
+        diagonal = np.repeat(np.arange(self.size, dtype=np.float64)[:, None], 3, axis=1)
+        at = self.voxels(own, self.points(view, diagonal))
+        values: Floats = canvas.windows[0].logits
+        for axis in range(3):
+            values = interpolate_axis(values, at[:, axis].clip(0, self.size - 1), axis)
+        x, y, z = ((at > -0.5) & (at < self.size - 0.5)).T
+        return np.where(x[:, None, None] & y[:, None] & z, values, np.float32(0))
+
+    def beyond(self, view: View, mask: Bools) -> Bools:
+        """Whether a mask (S, S, S) reaches each face (3 axes, low and high) behind which the volume goes on."""
+        cells: npt.NDArray[np.int_] = np.array(
+            [[np.count_nonzero(mask.take(side, axis)) for side in (0, -1)] for axis in range(3)]
+        )
+        start, shape = np.array(view.start), np.array(self._predictor.grid_at(view.level).shape)
+        more: Bools = np.stack([start > 0, start + self.size < shape], axis=1)
+        return np.logical_and(cells >= FACE_CELLS, more)
+
+
+def level_of(spacing_mm: float) -> int:
+    """The finest level whose voxels are at least so wide, within the limits."""
+    level = int(np.ceil(2 * np.log2(spacing_mm / spacing_of(0)) - 1e-6))
+    return min(max(level, FINEST), COARSEST)

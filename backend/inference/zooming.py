@@ -1,0 +1,167 @@
+"""Clicks at any voxel size: one window an object, which zooms until the object fills a good part of it."""
+
+import numpy as np
+from scipy import ndimage
+
+from backend.geometry import extract_crop
+from backend.inference.canvas import Canvas, Floats, Window
+from backend.inference.predictor import Predictor
+from backend.inference.prompts import Click, InitialMask, Point, Prompt, Prompts, centre_of, check_prompt, ends_of
+from backend.inference.solver import Solver
+from backend.inference.views import Bools, Points, Span, View, Views, view_of
+from backend.volume import Volume
+
+# Side of the first window as a share of the volume's (the geometric mean of its three), and at most (mm).
+FIRST_SHARE, FIRST_MM = 1.3, 240.0
+# The object's longest side as a share of the window's may be between these.
+LEAST_FILL, MOST_FILL = 0.3, 0.85
+# The least once there is more than one click, and the object is known better than by a first guess.
+LEAST_LATER = 0.15
+# Windows tried for one prompt.
+LOOKS = 4
+# Logit given to the voxels of an initial mask (and its negative outside): sure, yet not beyond what a network gives.
+MASK_LOGIT = 8.0
+
+
+class ZoomingSolver(Solver):
+    """For networks of any voxel size, which are given all clicks so far.
+
+    A click is answered in a window of a first guess. Where the object is small in it the window becomes finer, where
+    it touches the faces wider, and where clicks are not heeded it comes closer to them, and the click is answered
+    again; the answer that heeds the clicks best stays. Later clicks keep the window for as long as the object fits.
+    A box is taken as a click at its centre and as the size of the window.
+    """
+
+    def __init__(self, predictor: Predictor, extend: bool = True) -> None:
+        super().__init__(predictor, extend)
+        self._views = Views(predictor)
+
+    def prepare(self, prompt: Prompt) -> None:
+        """Compute the embedding of the first look at `prompt`."""
+        check_prompt(self.predictor.volume, prompt)
+        view = self._first_view(prompt)
+        self.predictor.embedding(view.start, view.level)
+
+    def _first_view(self, prompt: Prompt) -> View:
+        if isinstance(prompt, Click):
+            sides = np.multiply(self.predictor.volume.shape, self.predictor.volume.spacing)
+            return self._views.around(prompt.point, min(FIRST_SHARE * float(sides.prod()) ** (1 / 3), FIRST_MM))
+        ends = ends_of(prompt)
+        return self._views.fitted(Span(np.minimum(*ends), np.maximum(*ends)))
+
+    def _answer(self, canvas: Canvas, prompts: Prompts) -> Canvas:
+        newest = prompts[-1]
+        if isinstance(newest, InitialMask):
+            return self._fill(newest, self._first_view(newest))
+        view = self._start(canvas, newest)
+        answers: dict[View, Canvas] = {}
+        while True:
+            answers[view] = self._look(view, canvas, prompts)
+            wanted = self._wanted(view, answers[view], prompts) if self.extend and len(answers) < LOOKS else None
+            if wanted is None or wanted in answers:
+                # Of equals the last.
+                return max(reversed(answers.items()), key=lambda item: self._trust(item[0], item[1], prompts))[1]
+            view = wanted
+
+    def _start(self, canvas: Canvas, newest: Prompt) -> View:
+        """The window as it is, or one that holds the object so far and a positive click outside of it."""
+        view = view_of(canvas)
+        if view is None or not isinstance(newest, Click):
+            return self._first_view(newest)
+        click = np.array([newest.point])
+        if not newest.positive or self._views.inside(self._views.voxels(view, click), margin=2)[0]:
+            return view
+        found = np.argwhere(canvas.windows[0].logits > 0)
+        corners = np.stack([found.min(0), found.max(0)]) if len(found) else np.zeros((0, 3))
+        ends = np.concatenate([click, self._views.points(view, corners.astype(np.float64))])
+        return self._views.fitted(Span(ends.min(0), ends.max(0)))
+
+    def _look(self, view: View, before: Canvas, prompts: Prompts) -> Canvas:
+        """Answer all prompts in a window, after the object as it was before the newest of them."""
+        points, labels = _clicks(prompts)
+        voxels = self._views.voxels(view, points)
+        seen = self._views.inside(voxels)
+        logits = self.predictor.decode(
+            view.start, voxels[seen] + view.start, labels[seen], self._views.seen(before, view), view.level
+        )
+        return self._canvas(view, logits)
+
+    def _canvas(self, view: View, logits: Floats) -> Canvas:
+        return self.predictor.canvas(view.level).with_window(Window(view.start, logits, prompted=True))
+
+    def _wanted(self, view: View, answer: Canvas, prompts: Prompts) -> View | None:
+        """A better window for the object, or None if it fits this one."""
+        points, labels = _clicks(prompts)
+        positive = points[labels]
+        piece = clicked_piece(answer.windows[0].logits > 0, self._views.voxels(view, positive))
+        box = ndimage.find_objects(piece.view(np.uint8))
+        if not box:
+            return None
+        ends = np.array([[side.start, side.stop - 1] for side in box[0]], dtype=np.float64).T
+        beyond = self._views.beyond(view, piece)
+        share = (ends[1] - ends[0] + 1).max() / self._views.size
+        if beyond.any() or share > MOST_FILL:
+            ends += self._views.size / 4 * np.stack([-1 * beyond[:, 0], beyond[:, 1]])
+            wider = self._views.fitted(Span(*_sorted(self._views.points(view, ends))))
+            return wider if wider.level >= view.level else None
+        if share < (LEAST_FILL if len(prompts) == 1 else LEAST_LATER):
+            closer = self._views.fitted(Span(*_sorted(self._views.points(view, ends))))
+        elif self._heeded(view, answer, prompts) < 1:
+            closer = self._views.finer(view, (positive.min(0) + positive.max(0)) / 2)
+        else:
+            return None
+        fits = self._views.inside(self._views.voxels(closer, positive), margin=2).all()
+        return closer if fits and closer.level < view.level else None
+
+    def _trust(self, view: View, answer: Canvas, prompts: Prompts) -> float:
+        """How far an answer heeds the clicks, and, for half of that, how sure it is: its expected Dice."""
+        logits = answer.windows[0].logits
+        probability, mask = 1 / (1 + np.exp(-logits)), logits > 0
+        expected = 2 * float(probability[mask].sum()) / max(1.0, float(mask.sum() + probability.sum()))
+        return self._heeded(view, answer, prompts) + 0.5 * expected
+
+    def _heeded(self, view: View, answer: Canvas, prompts: Prompts) -> float:
+        """The share of the clicks that lie where they should: in the mask, or outside of it."""
+        points, labels = _clicks(prompts)
+        voxels = self._views.voxels(view, points)
+        index = np.rint(voxels.clip(0, self._views.size - 1)).astype(int)
+        found = self._views.inside(voxels) & (answer.windows[0].logits[tuple(index.T)] > 0)
+        return float(np.mean(found == labels))
+
+    def _fill(self, prompt: InitialMask, view: View) -> Canvas:
+        """A window around an initial mask, with logits that say it."""
+        mask = Volume(prompt.mask, self.predictor.volume.affine)
+        grid = self.predictor.grid_at(view.level)
+        share = extract_crop(mask, grid, view.start, self._views.size, average=True)
+        return self._canvas(view, MASK_LOGIT * (2 * share - 1))
+
+
+def _clicks(prompts: Prompts) -> tuple[Points, Bools]:
+    """Volume indices (N, 3) of all clicks since the last initial mask, and which are positive (N,)."""
+    points: list[Point] = []
+    labels: list[bool] = []
+    for prompt in prompts:
+        if isinstance(prompt, InitialMask):
+            points, labels = [], []
+        else:
+            points.append(centre_of(prompt))
+            labels.append(not isinstance(prompt, Click) or prompt.positive)
+    return np.array(points, dtype=np.float64).reshape(-1, 3), np.array(labels, dtype=bool)
+
+
+def _sorted(ends: Points) -> tuple[Points, Points]:
+    """The lower and the upper of two corners: axes of the volume may run against those of the window."""
+    return ends.min(0), ends.max(0)
+
+
+def clicked_piece(mask: Bools, voxels: Points) -> Bools:
+    """The connected pieces of a mask (S, S, S) that hold one of the voxels (N, 3); the largest if none does."""
+    pieces, count = ndimage.label(mask)
+    if not count:
+        return mask
+    index = np.rint(voxels).astype(int)
+    index = index[((index >= 0) & (index < len(mask))).all(axis=1)]
+    chosen = set(pieces[tuple(index.T)].tolist()) - {0}
+    if not chosen:
+        chosen = {int(np.bincount(pieces.ravel())[1:].argmax()) + 1}
+    return np.isin(pieces, list(chosen))

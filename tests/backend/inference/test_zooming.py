@@ -1,0 +1,190 @@
+"""Windows that fit the object, whatever its size and the volume's orientation."""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from fakes import ORIENTATIONS, Ball, Call, FakeModel, Floats, dice, noise, painted, solver, tilted_affine
+
+from backend.geometry import to_world
+from backend.inference.predictor import spacing_of
+from backend.inference.prompts import Box, Click, InitialMask
+from backend.inference.views import FINEST
+from backend.inference.zooming import FIRST_MM, LOOKS, MASK_LOGIT
+from backend.volume import Volume
+
+SIZE = 32
+
+
+class Lit(FakeModel):
+    """What is brighter than half of the brightest, of which 0.5 is seen already at a tenth of a voxel's share."""
+
+    def __init__(self) -> None:
+        super().__init__(SIZE, SIZE)
+        self.all_clicks = self.any_spacing = True
+
+    def answer(self, call: Call) -> Floats:
+        return np.where(call.embedding > 1, 4, -4).astype(np.float32)
+
+
+class Zoomed(Ball):
+    """Balls around positive clicks, as wide in voxels in every window."""
+
+    def __init__(self) -> None:
+        super().__init__(SIZE, SIZE)
+        self.all_clicks = self.any_spacing = True
+
+
+def bright_ball(radius_mm: float, shape: tuple[int, int, int] = (90, 80, 70), affine: Any = None) -> tuple[Volume, Any]:
+    """A ball in the middle of darkness, and what is it."""
+    affine = np.diag([2.0, 2.0, 2.0, 1.0]) if affine is None else affine
+    dark = Volume(np.zeros(shape), affine)
+    at = to_world(dark, np.moveaxis(np.indices(shape), 0, -1))
+    inside = np.linalg.norm(at - to_world(dark, (np.array(shape) - 1) / 2), axis=-1) < radius_mm
+    return Volume((100 + 20 * np.random.default_rng(0).random(shape) + 900 * inside).astype(np.float32), affine), inside
+
+
+def middle(volume: Volume) -> tuple[float, float, float]:
+    x, y, z = ((n - 1) / 2 for n in volume.shape)
+    return x, y, z
+
+
+@pytest.mark.parametrize("radius_mm", [6, 12, 25, 55])
+def test_the_window_fits_the_object(radius_mm: float) -> None:
+    volume, truth = bright_ball(radius_mm)
+    answers = solver(Lit(), volume, extend=True)
+    canvas = answers.final((Click(middle(volume)),))
+    assert 0.3 <= 2 * radius_mm / (SIZE * spacing_of(canvas.level)) <= 0.85 or canvas.level == FINEST
+    assert dice(painted(answers, (Click(middle(volume)),)), truth) > 0.85
+
+
+@pytest.mark.parametrize("orientation", ORIENTATIONS[::7], ids=str)
+def test_mask_and_clicks_land_where_they_should(orientation: Any) -> None:
+    volume, truth = bright_ball(14, (64, 72, 60), tilted_affine(orientation, (1.2, 1.0, 1.4)))
+    model = Lit()
+    point = tuple(np.argwhere(truth)[5].astype(float).tolist())
+    answers = solver(model, volume, extend=True)
+    assert dice(painted(answers, (Click(point),)), truth) > 0.85
+    for call in model.calls:
+        assert call.embedding[tuple(np.rint(call.points[0]).astype(int))] > 0.5  # it is at the edge
+
+
+def test_an_object_that_leaves_the_window_makes_it_wider_and_is_looked_at_again() -> None:
+    volume, truth = bright_ball(100, (150, 150, 150))
+    model = Lit()
+    answers = solver(model, volume, extend=True)
+    assert FIRST_MM < 1.3 * 300
+    point = (75.0, 75.0, 30.0)
+    mask = painted(answers, (Click(point),))
+    assert len(model.calls) > 1
+    assert dice(mask, truth) > 0.85  # in voxels of 12 mm
+
+
+def test_only_so_many_windows_are_tried() -> None:
+    model = Zoomed()
+    model.radius = 3.5  # a small object in every window
+    solver(model, noise((300, 300, 300)), extend=True).final((Click((150.0, 150, 150)),))
+    assert len(model.calls) == LOOKS
+
+
+def test_without_extend_there_is_one_window() -> None:
+    model = Lit()
+    volume, _ = bright_ball(6)
+    solver(model, volume, extend=False).final((Click(middle(volume)), Click((40.0, 40, 40), positive=False)))
+    assert model.embedded == 1
+    assert len(model.calls) == 2
+
+
+def test_all_clicks_are_given_each_time_with_the_logits_before() -> None:
+    model = Zoomed()
+    prompts = (Click((30.0, 30, 30)), Click((33.0, 30, 30), positive=False), Click((30.0, 34, 30)))
+    solver(model, noise((60, 60, 60)), extend=False).final(prompts)
+    assert [call.labels for call in model.calls] == [[1], [1, 0], [1, 0, 1]]
+    assert not model.calls[0].previous.any()
+    for before, after in zip(model.calls, model.calls[1:], strict=False):
+        np.testing.assert_array_equal(after.previous, before.logits)
+    steps = model.calls[2].points - model.calls[2].points[0]
+    np.testing.assert_allclose(steps / steps[1, 0], [[0, 0, 0], [1, 0, 0], [0, 4 / 3, 0]], atol=1e-5)
+
+
+def test_a_positive_click_outside_moves_the_window_and_takes_the_object_along() -> None:
+    model = Zoomed()
+    answers = solver(model, noise((200, 60, 60)), extend=False)
+    first, far = Click((20.0, 30, 30)), Click((180.0, 30, 30))
+    mask = painted(answers, (first, far))
+    assert model.embedded == 2
+    assert model.calls[1].labels == [1, 1]
+    assert model.calls[1].previous.max() > 0
+    assert mask[20, 30, 30]
+    assert mask[180, 30, 30]
+
+
+def test_a_negative_click_outside_changes_nothing() -> None:
+    model = Zoomed()
+    answers = solver(model, noise((200, 60, 60)), extend=False)
+    first = Click((20.0, 30, 30))
+    before = painted(answers, (first,))
+    np.testing.assert_array_equal(painted(answers, (first, Click((190.0, 30, 30), positive=False))), before)
+    assert model.calls[-1].labels == [1]
+
+
+class Stubborn(Zoomed):
+    """Balls around positive clicks, whatever negative clicks say."""
+
+    def answer(self, call: Call) -> Floats:
+        positive = [index for index, label in enumerate(call.labels) if label == 1]
+        return super().answer(Call(call.embedding, call.points[positive], [1] * len(positive), 0 * call.previous))
+
+
+def test_where_clicks_are_not_heeded_it_comes_closer() -> None:
+    answers = solver(Stubborn(), noise((60, 60, 60)), extend=True)
+    first, other = Click((30.0, 30, 30)), Click((37.0, 30, 30), positive=False)
+    before, after = answers.final((first,)), answers.final((first, other))
+    assert after.level < before.level
+    assert painted(answers, (first,))[37, 30, 30]
+    assert not painted(answers, (first, other))[37, 30, 30]
+
+
+def test_a_box_is_a_click_at_its_centre_and_a_size() -> None:
+    volume, truth = bright_ball(10)
+    model = Lit()
+    answers = solver(model, volume, extend=False)
+    low, high = np.argwhere(truth).min(0).tolist(), np.argwhere(truth).max(0).tolist()
+    assert dice(painted(answers, (Box(tuple(low), tuple(high)),)), truth) > 0.85
+    (call,) = model.calls
+    assert call.labels == [1]
+    np.testing.assert_allclose(call.points[0], (SIZE - 1) / 2, atol=0.51)
+
+
+def test_an_initial_mask_comes_back_and_clicks_start_from_it() -> None:
+    volume, truth = bright_ball(20)
+    model = Lit()
+    answers = solver(model, volume, extend=False)
+    assert dice(painted(answers, (InitialMask(truth),)), truth) > 0.95
+    assert not model.calls
+    answers.final((InitialMask(truth), Click(middle(volume))))
+    assert model.calls[0].labels == [1]
+    assert model.calls[0].previous.max() == MASK_LOGIT
+
+
+def test_looking_ahead_saves_the_first_clicks_embedding() -> None:
+    volume, _ = bright_ball(10)
+    model = Lit()
+    answers = solver(model, volume, extend=False)
+    answers.prepare(Click(middle(volume)))
+    answers.final((Click(middle(volume)),))
+    assert model.embedded == 1
+
+
+def test_logits_move_with_the_window() -> None:
+    """What one window found lies in the other window at the same place, and beyond it nothing is decided."""
+    volume, truth = bright_ball(20)
+    answers: Any = solver(Lit(), volume, extend=False)
+    canvas = answers.final((InitialMask(truth),))
+    views = answers._views
+    other = views.finer(views.around(middle(volume), 200.0), (52.0, 40, 34))
+    seen: npt.NDArray[np.float32] = views.seen(canvas, other)
+    at = views.points(other, np.argwhere(seen > MASK_LOGIT / 2).astype(float))
+    assert truth[tuple(np.rint(at).astype(int).T)].all()
+    assert (seen == 0).any()
