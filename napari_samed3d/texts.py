@@ -7,7 +7,7 @@ TOOLTIPS = {
     "weights": "The path of a .pth or .safetensors file.",
     "device": "Where the model runs. Auto takes a GPU if there is one.",
     "auto_run": "If off, clicks are collected until you press 'run'; the image is looked at in the meantime.",
-    "follow": "Where an object reaches the edge of its window, look half a window further, and so on.",
+    "follow": "Where an object reaches the edge of its window, look further; where it is small in it, look closer.",
     "threshold": "In the 3D view a click goes to the first voxel along its ray that is brighter than this.",
     "kind": "What the next click says: this is the object, or this is not. Key: T.",
     "objects": "The object that clicks change. Choose an accepted one to correct it.",

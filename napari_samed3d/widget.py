@@ -97,7 +97,7 @@ class SegmentWidget(QWidget):
             self.weights.value = self._settings.model
         self.device = ComboBox(label="device", choices=DEVICES, value=self._settings.device)
         self.auto_run = CheckBox(text="segment at every click", value=self._settings.auto_run)
-        self.follow = CheckBox(text="follow large objects", value=self._settings.extend)
+        self.follow = CheckBox(text="fit the window to the object", value=self._settings.extend)
         self.threshold = FloatSlider(label="3D clicks hit above", min=0, max=1)
         self.kind = RadioButtons(label="next click", choices=tuple(KINDS), orientation="horizontal")
         self.objects = ComboBox(label="object", choices=())

@@ -62,7 +62,7 @@ for module in pkgutil.walk_packages({package}.__path__, "{package}."):
 def test_wheel_holds_both_packages_whole_and_nothing_else(wheel: Path) -> None:
     metadata = f"napari_samed3d-{declared_version()}.dist-info"
     assert {path.name for path in wheel.iterdir()} == {*PACKAGES, metadata}
-    ours = ("*.py", "configs/*.toml")
+    ours = ("*.py", "configs/*.toml", "models/weights/*.safetensors")
     sources = {path.relative_to(ROOT) for name in PACKAGES for glob in ours for path in (ROOT / name).rglob(glob)}
     others = {Path("backend/py.typed"), Path("napari_samed3d/py.typed"), Path("napari_samed3d/napari.yaml")}
     packaged = {path.relative_to(wheel) for name in PACKAGES for path in (wheel / name).rglob("*") if path.is_file()}

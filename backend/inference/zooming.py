@@ -14,9 +14,7 @@ from backend.volume import Volume
 # Side of the first window as a share of the volume's (the geometric mean of its three), and at most (mm).
 FIRST_SHARE, FIRST_MM = 1.3, 240.0
 # The object's longest side as a share of the window's may be between these.
-LEAST_FILL, MOST_FILL = 0.3, 0.85
-# The least once there is more than one click, and the object is known better than by a first guess.
-LEAST_LATER = 0.15
+LEAST_FILL, MOST_FILL = 0.15, 0.85
 # Windows tried for one prompt.
 LOOKS = 4
 # Logit given to the voxels of an initial mask (and its negative outside): sure, yet not beyond what a network gives.
@@ -104,9 +102,9 @@ class ZoomingSolver(Solver):
             ends += self._views.size / 4 * np.stack([-1 * beyond[:, 0], beyond[:, 1]])
             wider = self._views.fitted(Span(*_sorted(self._views.points(view, ends))))
             return wider if wider.level >= view.level else None
-        if share < (LEAST_FILL if len(prompts) == 1 else LEAST_LATER):
+        if share < LEAST_FILL:
             closer = self._views.fitted(Span(*_sorted(self._views.points(view, ends))))
-        elif self._heeded(view, answer, prompts) < 1:
+        elif 2 * share < MOST_FILL and self._heeded(view, answer, prompts) < 1:
             closer = self._views.finer(view, (positive.min(0) + positive.max(0)) / 2)
         else:
             return None

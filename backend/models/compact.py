@@ -7,7 +7,8 @@ What differs from the published network, and why (docs/models/compact.md has the
 - clicks and the previous logits are also drawn as maps that enter the decoder at full resolution: given as tokens
   alone they take far longer to be learned;
 - beside the maps of where clicks are, there are maps of what looks like the clicked places: in brightness at full
-  resolution, and in learned features at a quarter of it. They halve the number of volumes it takes to learn;
+  resolution, and in learned features at a quarter of it. They halve the number of volumes it takes to learn; maps of
+  what is connected to a click (`geodesic`) make it a third of that;
 - all clicks so far are given, not the newest alone, so that none is forgotten;
 - no padded windows and no relative positions: the same weights fit crops of any size, and of any spacing.
 
@@ -19,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from backend.models.config import CompactConfig
+from backend.models.geodesic import DISTANCE_MAPS, draw_distances, step_costs
 from backend.models.layers import Mlp
 from backend.models.mask_decoder import Attention, Head, TwoWayTransformer
 from backend.models.prompt_encoder import PointEncoder
@@ -107,6 +109,7 @@ class CompactPromptEncoder(PointEncoder):
         super().__init__(config)
         fine, middle = config.stem
         self.maps = nn.Conv3d(MAPS, fine, CELL, stride=CELL)
+        self.distances = nn.Conv3d(DISTANCE_MAPS, fine, 1)
         self.alike = nn.Conv3d(2 * GROUPS, middle, 1)
 
     def compare(self, keys: Tensor, points: Tensor, labels: Tensor) -> Tensor:
@@ -187,12 +190,13 @@ class Compact(PromptNetwork[CompactConfig]):
         self.mask_decoder = CompactDecoder(config)
 
     def embed(self, image: Tensor) -> tuple[Tensor, ...]:
-        """Embed images (B, 1, S, S, S), once for all prompts: features at S/8, S/4 and S/2, keys, and looks.
+        """Embed images (B, 1, S, S, S), once for all prompts: features at S/8, S/4 and S/2, keys, costs and looks.
 
         S may be any multiple of 8, whatever the configuration says.
         """
         looks = looks_of(image)
-        return *self.image_encoder(looks, self.prompt_encoder.dense_pe(image.shape[-1] // TOKEN)), looks
+        features = self.image_encoder(looks, self.prompt_encoder.dense_pe(image.shape[-1] // TOKEN))
+        return *features, step_costs(looks), looks
 
     def decode(self, embedding: tuple[Tensor, ...], points: Tensor, labels: Tensor, mask_logits: Tensor) -> Tensor:
         """Predict the mask of one set of prompts for each embedded image; see `SamMed3D.decode`.
@@ -206,11 +210,12 @@ class Compact(PromptNetwork[CompactConfig]):
         Returns:
             The logits of the mask, (B, 1, S, S, S); above 0 is inside.
         """
-        *features, keys, looks = embedding
+        *features, keys, costs, looks = embedding
         encoder = self.prompt_encoder
         size = mask_logits.shape[-1]
         sparse = encoder.embed_points(points, labels, size)
         maps = encoder.maps(draw_prompts(looks, points, labels, mask_logits))
+        maps = maps + encoder.distances(draw_distances(costs, points, labels))
         alike = encoder.compare(keys, points, labels)
         logits: Tensor = self.mask_decoder(tuple(features), encoder.dense_pe(size // TOKEN), sparse, maps, alike)
         return logits

@@ -46,10 +46,10 @@ class EpisodeOutput(NamedTuple):
 class Episode(nn.Module):
     """A user who clicks on what is wrong, again and again (SAM-Med3D paper, section 3.3; published training code).
 
-    The image is embedded once. Each interaction decodes it with the newest click alone and the logits of the one
-    before; see `plan_clicks` for those without a click. These logits are detached: the clicks chosen from them have
-    no gradient either, and so each interaction learns to make the best of what it is given, without a gradient
-    through ten others. (The published code does not detach.)
+    The image is embedded once. Each interaction decodes it with the newest click alone (or all so far, whichever the
+    model is made for) and the logits of the one before; see `plan_clicks` for those without a new click. These logits
+    are detached: the clicks chosen from them have no gradient either, and so each interaction learns to make the best
+    of what it is given, without a gradient through ten others. (The published code does not detach.)
 
     A sample's loss depends on the sample and the weights alone, not on its batch or rank.
 
@@ -92,13 +92,13 @@ class Episode(nn.Module):
             embedding = self.embed(image)
         plan = plan_clicks(key.tolist(), self.clicks)
         logits, prediction = self._net.empty_mask(len(mask), mask.shape[-1]), torch.zeros_like(mask)
-        prompts = _clicks_ahead(plan.ahead, mask)
+        clicks = _clicks_ahead(plan.ahead, mask)
         losses, dices = [], []
-        for draws, centre, clicked in zip(*(column.unbind(1) for column in plan[:3]), strict=True):
+        for draws, centre, clicked in zip(plan.draws.T, plan.centre.T, plan.clicked.T, strict=True):
             click = simulate_clicks(prediction, mask, draws, centre)
             if self._net.all_clicks:
-                prompts = _with_click(prompts, click, clicked)
-                logits = self._decode(embedding, *prompts, logits.detach())
+                clicks = _with_click(clicks, click, clicked)
+                logits = self._decode(embedding, *clicks, logits.detach())
             else:
                 logits = self._interact(embedding, click, clicked.tolist(), logits.detach())
             loss, prediction = recomputed(_judge, logits, mask)  # eleven masks of full size are large, and soon made
@@ -134,15 +134,12 @@ class Episode(nn.Module):
 
 def _clicks_ahead(ahead: Tensor, mask: Tensor) -> Clicks:
     """Points (B, N, 3) and labels (B, N) of random voxels of the masks (B, 1, S, S, S); -1 where none is drawn."""
-    nothing = torch.zeros_like(mask)
-    points, labels = (
-        torch.zeros(len(mask), 0, 3, device=mask.device),
-        torch.zeros(len(mask), 0, device=mask.device).long(),
-    )
-    for draws in ahead.unbind(1):
-        click = simulate_clicks(nothing, mask, draws.clamp_min(0), torch.zeros(len(mask), dtype=torch.bool))
-        points, labels = _with_click((points, labels), click, draws >= 0)
-    return points, labels
+    clicks = mask.new_zeros(len(mask), 0, 3, dtype=torch.float32), mask.new_zeros(len(mask), 0, dtype=torch.long)
+    for draws in ahead.T:
+        nowhere = torch.zeros(len(draws), dtype=torch.bool)
+        click = simulate_clicks(torch.zeros_like(mask), mask, draws.clamp_min(0), nowhere)
+        clicks = _with_click(clicks, click, draws >= 0)
+    return clicks
 
 
 def _with_click(clicks: Clicks, click: Clicks, there: Tensor) -> Clicks:

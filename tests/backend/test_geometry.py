@@ -194,6 +194,19 @@ def test_resampled_values(values: list[Any], dtype: str, expected: list[float]) 
     np.testing.assert_array_equal(pair(values, dtype), np.array(expected, dtype=np.float32))
 
 
+def test_the_mean_over_wide_voxels_has_less_noise_and_the_same_content() -> None:
+    noise = np.random.default_rng(0).normal(100, 10, (60, 60, 60))
+    volume = Volume(noise, np.diag([1.0, 1, 1, 1]))
+    grid = canonical_grid(volume, 4.0)
+    single, mean = (extract_crop(volume, grid, (2, 2, 2), 11, average=average) for average in (False, True))
+    assert single.std() > 3
+    assert mean.std() < 1.5
+    assert mean.mean() == pytest.approx(100, abs=0.2)
+    same = canonical_grid(volume, 1.0)
+    crop = extract_crop(volume, same, (3, 4, 5), 8, average=True)
+    np.testing.assert_array_equal(crop, extract_crop(volume, same, (3, 4, 5), 8))
+
+
 def test_a_bad_neighbour_of_no_weight_does_not_count() -> None:
     values = np.ones((5, 5, 5), dtype=np.float32)
     values[2, 2, 2] = np.nan

@@ -17,9 +17,9 @@ def window(
 ) -> Window:
     """A window with fresh settings, in which region growing answers: it is quick, and its masks are predictable."""
     monkeypatch.setenv("NAPARI_SAMED3D_CACHE", str(tmp_path / "cache"))
-    segment_settings().model = "region"
     if "napari-samed3d" not in npe2pm:
         npe2pm.register(PluginManifest.from_distribution("napari-samed3d"))
+    segment_settings().model = "region"
     viewer = make_napari_viewer(show=True)
     viewer.window.resize(1200, 800)
     return Window(viewer, qtbot)

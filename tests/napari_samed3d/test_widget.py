@@ -10,6 +10,7 @@ from napari.layers import Labels, Points
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QFileDialog
 
+from backend.inference.loading import AUTO
 from backend.io import read_volume
 from backend.phantom import Phantom
 from napari_samed3d.reader import volume_layer
@@ -55,6 +56,23 @@ def test_click_correct_undo_accept_save_reload(
     (layer,) = window.viewer.open(str(target), plugin="napari-samed3d")
     assert isinstance(layer, Labels)
     assert np.array_equal(layer.data, controller.workspace.labels.data)
+
+
+def test_the_shipped_model_answers_without_a_network(
+    window: Window, phantom: Phantom, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the first start does: the fixture chooses another model, so the default is chosen again."""
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    window.open(phantom.volume)
+    window.widget.model.value = AUTO
+    segment(window, phantom, "liver")
+    first = dice(window.mask(), truth(phantom, "liver"))
+    assert first > 0.5
+    segment(window, phantom, "kidney_right")
+    assert (window.mask() & truth(phantom, "kidney_right")).any()
+    window.push("undo")
+    window.wait_idle()
+    assert dice(window.mask(), truth(phantom, "liver")) == first
 
 
 def test_negative_click_by_key(window: Window, phantom: Phantom) -> None:

@@ -14,9 +14,9 @@ from backend.data.synthetic.looks import Look, choose_look, paint
 from backend.data.synthetic.resolution import blurred, cut_field, thick_slices
 from backend.data.synthetic.shapes import add_lesions, add_parts, scene
 
-# An object is at least so many voxels, and at most this share of the crop: in one that is larger than its window, a
-# click has to fill the window.
-LEAST_VOXELS = 60
+# An object is at least and at most such a share of the crop: windows are fitted to objects, so that they are not tiny;
+# in one that is larger than its window, a click has to fill the window.
+LEAST_SHARE = 0.003
 LARGEST_SHARE = 0.9
 # Scenes are drawn again until there is such an object; it takes more than two in one of a hundred.
 ATTEMPTS = 20
@@ -37,13 +37,15 @@ class Scene(NamedTuple):
 
     Attributes:
         labels: (S, S, S) uint8.
-        target: the label that should be seen.
+        target: the label of the object, or of most of it.
+        seen: the label that should differ from what is around it: the object ends with it.
         parts: the object is the target and the labels from this one on.
         sigma: of the blur of labels that come from larger voxels.
     """
 
     labels: Tensor
     target: int
+    seen: int
     parts: int
     sigma: float
 
@@ -59,10 +61,10 @@ def generate(seed: int, size: int, device: torch.device, maps: Sequence[LabelMap
     for _ in range(ATTEMPTS):
         drawn = _scene(size, chance, maps)
         look = choose_look(chance)
-        image = paint(drawn.labels, drawn.target, look, chance)
+        image = paint(drawn.labels, drawn.seen, look, chance)
         image, mask = _scanned(image, drawn, chance)
         mask = largest_piece(mask)
-        if LEAST_VOXELS <= int(mask.sum()) <= LARGEST_SHARE * size**3:
+        if LEAST_SHARE <= int(mask.sum()) / size**3 <= LARGEST_SHARE:
             return Pair(image, mask, look)
     raise RuntimeError(f"seed {seed} gave no object in {ATTEMPTS} attempts")
 
@@ -76,13 +78,13 @@ def _scene(size: int, chance: Chance, maps: Sequence[LabelMap]) -> Scene:
         labels = add_lesions(labels, chance)
     # Mostly the last label, which lies in front and near the middle; else any.
     last = int(labels.max())
-    target = last if chance.maybe(0.75) else chance.integer(1, last)
+    seen = target = last if chance.maybe(0.75) else chance.integer(1, last)
     parts = last + 1
     if voxel and chance.maybe(0.1):  # a whole organ of the map, a whole brain
         parts = first
     elif chance.maybe(0.3):
-        labels = add_parts(labels, target, chance)
-    return Scene(labels, target, parts, 0.45 * voxel if voxel > 1 else 0.0)
+        labels, seen = add_parts(labels, target, chance)
+    return Scene(labels, target, seen, parts, 0.45 * voxel if voxel > 1 else 0.0)
 
 
 def _scanned(image: Tensor, drawn: Scene, chance: Chance) -> tuple[Tensor, Tensor]:

@@ -48,19 +48,22 @@ def add_lesions(labels: Tensor, chance: Chance) -> Tensor:
     return labels
 
 
-def add_parts(labels: Tensor, whole: int, chance: Chance) -> Tensor:
+def add_parts(labels: Tensor, whole: int, chance: Chance) -> tuple[Tensor, int]:
     """Give an object a rim (cortical bone, the wall of an organ) or parts inside (chambers, a necrotic core).
 
-    Every part is a label of its own, from `labels.max() + 1` on.
+    Every part is a label of its own, from `labels.max() + 1` on. With the labels comes the one that the object ends
+    with on the outside.
     """
     inside = labels == whole
     if chance.maybe(0.5):
         depth = blur(inside.float(), 3 * (chance.uniform(0.8, 2.5),))
-        return torch.where(inside & (depth < chance.uniform(0.65, 0.85)), labels.max() + 1, labels)
+        outer = inside & (depth < chance.uniform(0.65, 0.85))
+        rim = int(labels.max()) + 1 if outer.any() else whole
+        return labels.masked_fill(outer, rim), rim
     fields = chance.smooth(len(labels), chance.log_uniform(3, 10), channels=chance.integer(1, 2))
     for field in fields:
         labels = torch.where(inside & (field > chance.uniform(0.2, 1)), labels.max() + 1, labels)
-    return labels
+    return labels, whole
 
 
 def grid(size: int, device: torch.device) -> Tensor:
@@ -101,7 +104,7 @@ def _regions(size: int, chance: Chance) -> Tensor:
 
 def _placed(coordinates: Tensor, chance: Chance, largest: float, reach: float) -> Tensor:
     """The field of one object of random kind, size up to `largest`, proportions and direction, centred in `reach`."""
-    radius = chance.log_uniform(0.12, largest)
+    radius = chance.log_uniform(0.16, largest)
     radii = radius * torch.exp(chance.vector(-0.5, 0.5))
     centre = chance.vector(-reach, reach)
     local = torch.einsum("ij,jxyz->ixyz", chance.rotation(), coordinates - centre.view(3, 1, 1, 1))

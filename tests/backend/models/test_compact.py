@@ -112,6 +112,7 @@ def test_logits_come_at_every_voxel_and_depend_on_clicks_and_previous_logits(mod
         (16, 4, 4, 4),
         (8, 8, 8, 8),
         (GROUPS * GROUP_WIDTH, 4, 4, 4),
+        (3, 8, 8, 8),
         (LOOKS, 16, 16, 16),
     ]
     first = model.decode(embedding, *click(3, 4, 5), model.empty_mask(1))

@@ -44,6 +44,21 @@ def test_a_click_is_where_the_prediction_is_wrong(share: float) -> None:
         assert labels.tolist() == [[1], [int(mask[1, 0][half])], [1], [-1]]
 
 
+def test_the_first_interaction_has_one_click_half_of_the_time_else_any_number() -> None:
+    section = ClickSection(first_clicks=4)
+    ahead = plan_clicks(range(2000), section).ahead
+    assert ahead.shape == (2000, 3)
+    there = ahead >= 0
+    assert (there.int().diff(dim=1) <= 0).all()  # none after one that is not there
+    shares = torch.bincount(there.sum(1), minlength=4) / 2000
+    torch.testing.assert_close(shares, torch.tensor([0.625, 0.125, 0.125, 0.125]), atol=0.03, rtol=0)
+    assert plan_clicks([5], ClickSection()).ahead.shape == (1, 0)
+    for name in ("draws", "centre", "clicked"):  # what was drawn before there was this setting stays the same
+        assert torch.equal(
+            getattr(plan_clicks(SEEDS, section), name), getattr(plan_clicks(SEEDS, ClickSection()), name)
+        )
+
+
 def test_every_error_voxel_is_as_likely() -> None:
     prediction, mask = (volume[1:2] for volume in cubes())
     wrong = (prediction ^ mask)[0, 0]

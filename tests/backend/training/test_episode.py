@@ -103,6 +103,23 @@ def test_each_interaction_sees_the_newest_click_and_the_logits_before() -> None:
     assert output.dice.tolist()[0] == pytest.approx([overlap.item()] * 6)
 
 
+def test_all_clicks_are_given_to_a_model_that_wants_them() -> None:
+    watched = Watched()
+    watched.all_clicks = True
+    image, mask, _ = batch(1)
+    section = ClickSection(interactions=4, mask_only=1, first_clicks=5)
+    key = torch.tensor([next(seed for seed in range(99) if (plan_clicks([seed], section).ahead >= 0).sum() == 2)])
+    Episode(watched, section)(image.float(), mask, key)
+    labels = [call["labels"][0].tolist() for call in watched.calls]
+    assert labels[0][:4] == [1, 1, -1, -1]  # two clicks come along with the first, and room is kept for four
+    assert [len(row) for row in labels] == [5, 6, 7, 8]
+    assert labels[3][-1] == -1  # the last interaction sees no new click
+    for before, after in zip(watched.calls, watched.calls[1:], strict=False):
+        assert torch.equal(after["points"][:, : before["points"].shape[1]], before["points"])
+    for point, label in zip(watched.calls[0]["points"][0].long().tolist(), labels[0], strict=True):
+        assert label == -1 or mask[(0, 0, *point)]
+
+
 def test_a_click_follows_the_sign_of_the_upsampled_logits() -> None:
     watched = Watched()
     watched.weight.data.fill_(0.1)  # the published sampler would see nothing below 0.5

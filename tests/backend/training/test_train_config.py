@@ -35,7 +35,7 @@ def test_shipped_files_load_by_bare_name(name: str, tmp_path: Path, monkeypatch:
 
 
 def test_the_three_of_the_issue_are_shipped() -> None:
-    assert {"pretrain.toml", "turbo.toml", "smoke.toml"} <= SHIPPED
+    assert {"pretrain.toml", "turbo.toml", "smoke.toml", "compact.toml"} <= SHIPPED
 
 
 @pytest.mark.parametrize("name", NEEDED)

@@ -11,11 +11,12 @@ from torch.utils.data import DataLoader
 
 from backend.data.sample import Key
 from backend.data.synthetic import generator
+from backend.data.synthetic.chance import Chance
 from backend.data.synthetic.dataset import SyntheticDataset
-from backend.data.synthetic.generator import LARGEST_SHARE, LEAST_VOXELS, generate
+from backend.data.synthetic.generator import LARGEST_SHARE, LEAST_SHARE, generate
 from backend.data.synthetic.label_maps import LabelMap
 from backend.data.synthetic.looks import PAINTERS
-from backend.data.synthetic.shapes import scene
+from backend.data.synthetic.shapes import add_parts, scene
 
 SIZE = 24
 
@@ -29,7 +30,7 @@ def test_every_volume_holds_one_connected_object_of_sensible_size(pairs):
     for image, mask, _ in pairs:
         assert image.shape == mask.shape == (SIZE, SIZE, SIZE)
         assert image.isfinite().all()
-        assert LEAST_VOXELS <= mask.sum() <= LARGEST_SHARE * SIZE**3
+        assert LEAST_SHARE <= mask.float().mean() <= LARGEST_SHARE
         assert ndimage.label(mask.numpy())[1] == 1
 
 
@@ -58,6 +59,18 @@ def test_masks_are_of_many_sizes(pairs):
     assert volumes[len(volumes) * 9 // 10] > 8 * volumes[len(volumes) // 10]
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_an_object_with_parts_ends_with_a_label_that_is_there(seed):
+    """That of its rim if it has one, whose contrast to the surrounding is seen to."""
+    labels = torch.ones(SIZE, SIZE, SIZE, dtype=torch.uint8)
+    labels[4:20, 4:20, 4:20], labels[0, 0, 0] = 2, 3  # the single voxel has room for nothing
+    for whole in (2, 3):
+        parted, outermost = add_parts(labels, whole, Chance(seed, torch.device("cpu")))
+        assert ((parted != labels) <= (labels == whole)).all()
+        assert outermost <= parted.max()
+        assert outermost == whole or (whole == 2 and parted[4, 4, 4] == outermost)
+
+
 def test_a_sample_depends_on_its_key_alone():
     data = SyntheticDataset(SIZE, 100, seed=3)
     first = data[Key(2, 5)]
@@ -69,6 +82,11 @@ def test_a_sample_depends_on_its_key_alone():
     for key in (Key(2, 6), Key(3, 5)):
         assert not torch.equal(first.image, data[key].image)
     assert not torch.equal(first.image, SyntheticDataset(SIZE, 100, seed=4)[Key(2, 5)].image)
+
+
+def test_the_first_epochs_may_have_smaller_crops():
+    data = SyntheticDataset(SIZE, 100, seed=3, start=(2, 16))
+    assert [data[Key(epoch, 0)].image.shape[-1] for epoch in range(4)] == [16, 16, SIZE, SIZE]
 
 
 def test_worker_processes_give_the_same_samples():

@@ -1,0 +1,72 @@
+"""Measure what the compact network costs beside the full-size one, a crop of each.
+
+Both image encoders and the compact decoder, with one click and with ten, are timed in turn, several rounds, and the
+best of each compared, since what else a shared machine does only adds. The last line printed is one JSON object.
+
+    python benchmarks/compact.py --threads 2 --rounds 10
+"""
+
+import argparse
+import json
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from backend.inference.engine import Engine
+from backend.inference.loading import load_engine
+from backend.models.config import VIT_B_ORI
+from backend.models.sam_med3d import SamMed3D
+from backend.models.zoo import SHIPPED
+
+CLICKS = (1, 10)
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--threads", type=int, default=2, help="threads of torch")
+    parser.add_argument("--rounds", type=int, default=10, help="timed rounds")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    best = measure(arguments.rounds)
+    for name, seconds in best.items():
+        print(f"{name:16} {1000 * seconds:7.1f} ms")
+    figures = {f"{name}_ms": round(1000 * seconds, 1) for name, seconds in best.items()}
+    ratio = round(best["compact"] / best["full_size"], 3)
+    print(json.dumps({"threads": arguments.threads, "rounds": arguments.rounds, "embedding_ratio": ratio, **figures}))
+
+
+def measure(rounds: int) -> dict[str, float]:
+    """The shortest time of each, in seconds."""
+    torch.manual_seed(0)
+    full, compact = Engine(SamMed3D(VIT_B_ORI).eval(), torch.device("cpu")), load_engine(SHIPPED, "cpu")
+    rng = np.random.default_rng(0)
+    crops = {e: rng.standard_normal((e.model.image_size,) * 3, dtype=np.float32) for e in (full, compact)}
+    embedding = compact.embed(crops[compact])
+    nothing = np.zeros_like(crops[compact])
+    points = rng.uniform(0, compact.model.image_size - 1, (max(CLICKS), 3))
+    labels = np.arange(max(CLICKS)) % 2
+    tasks: dict[str, Callable[[], object]] = {
+        "full_size": lambda: full.embed(crops[full]),
+        "compact": lambda: compact.embed(crops[compact]),
+    }
+    for count in CLICKS:
+        tasks[f"clicks_{count}"] = lambda n=count: compact.decode(embedding, points[:n], labels[:n], nothing)
+    seconds: dict[str, list[float]] = defaultdict(list)
+    for _ in range(rounds + 1):
+        for name, task in tasks.items():
+            start = time.perf_counter()
+            task()
+            seconds[name].append(time.perf_counter() - start)
+    return {name: min(times[1:]) for name, times in seconds.items()}  # the first pays for what torch sets up once
+
+
+if __name__ == "__main__":
+    main()
