@@ -11,7 +11,7 @@ from backend.geometry import to_world
 from backend.inference.predictor import spacing_of
 from backend.inference.prompts import Box, Click, InitialMask
 from backend.inference.views import FINEST
-from backend.inference.zooming import FIRST_MM, LOOKS, MASK_LOGIT
+from backend.inference.zooming import FIRST_MM, LEAST_FILL, LOOKS, MASK_LOGIT, MOST_FILL
 from backend.volume import Volume
 
 SIZE = 32
@@ -55,8 +55,9 @@ def test_the_window_fits_the_object(radius_mm: float) -> None:
     volume, truth = bright_ball(radius_mm)
     answers = solver(Lit(), volume, extend=True)
     canvas = answers.final((Click(middle(volume)),))
-    assert 0.3 <= 2 * radius_mm / (SIZE * spacing_of(canvas.level)) <= 0.85 or canvas.level == FINEST
-    assert dice(painted(answers, (Click(middle(volume)),)), truth) > 0.85
+    share = 2 * radius_mm / (SIZE * spacing_of(canvas.level))
+    assert LEAST_FILL <= share <= MOST_FILL or canvas.level == FINEST
+    assert dice(painted(answers, (Click(middle(volume)),)), truth) > 0.8  # in voxels of 8 mm, at most
 
 
 @pytest.mark.parametrize("orientation", ORIENTATIONS[::7], ids=str)
@@ -83,9 +84,9 @@ def test_an_object_that_leaves_the_window_makes_it_wider_and_is_looked_at_again(
 
 def test_only_so_many_windows_are_tried() -> None:
     model = Zoomed()
-    model.radius = 3.5  # a small object in every window
+    model.radius = 1.5  # a small object in every window
     solver(model, noise((300, 300, 300)), extend=True).final((Click((150.0, 150, 150)),))
-    assert len(model.calls) == LOOKS
+    assert 1 < len(model.calls) <= LOOKS
 
 
 def test_without_extend_there_is_one_window() -> None:
