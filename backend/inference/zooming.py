@@ -58,8 +58,16 @@ class ZoomingSolver(Solver):
             wanted = self._wanted(view, answers[view], prompts) if self.extend and len(answers) < LOOKS else None
             if wanted is None or wanted in answers:
                 # Of equals the last.
-                return max(reversed(answers.items()), key=lambda item: self._trust(item[0], item[1], prompts))[1]
+                best = max(reversed(answers.items()), key=lambda item: self._trust(item[0], item[1], prompts))
+                return self._without_strays(*best, prompts)
             view = wanted
+
+    def _without_strays(self, view: View, answer: Canvas, prompts: Prompts) -> Canvas:
+        """The answer without pieces in which nobody clicked, if there is one with a click."""
+        logits = answer.windows[0].logits
+        points, labels = _clicks(prompts)
+        kept = clicked_piece(logits > 0, self._views.voxels(view, points[labels]))
+        return self._canvas(view, np.where(kept, logits, -np.abs(logits)))
 
     def _start(self, canvas: Canvas, newest: Prompt) -> View:
         """The window as it is, or one that holds the object so far and a positive click outside of it."""

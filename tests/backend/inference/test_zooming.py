@@ -104,9 +104,23 @@ def test_all_clicks_are_given_each_time_with_the_logits_before() -> None:
     assert [call.labels for call in model.calls] == [[1], [1, 0], [1, 0, 1]]
     assert not model.calls[0].previous.any()
     for before, after in zip(model.calls, model.calls[1:], strict=False):
-        np.testing.assert_array_equal(after.previous, before.logits)
+        np.testing.assert_array_equal(np.abs(after.previous), np.abs(before.logits))  # strays are taken off
     steps = model.calls[2].points - model.calls[2].points[0]
     np.testing.assert_allclose(steps / steps[1, 0], [[0, 0, 0], [1, 0, 0], [0, 4 / 3, 0]], atol=1e-5)
+
+
+def test_only_pieces_with_a_click_are_kept() -> None:
+    """The model finds two; the second comes with a click of its own."""
+    volume, truth = bright_ball(14)
+    both = truth | np.roll(truth, 30, axis=0)
+    other = np.argwhere(both & ~truth).mean(0)
+    two = Volume(np.where(both, np.float32(1000), np.asarray(volume.array)), volume.affine)
+    answers = solver(Lit(), two, extend=False)
+    first, second = Click(middle(two)), Click(tuple(other.tolist()))
+    alone = painted(answers, (first,))
+    assert alone[truth].mean() > 0.9
+    assert not alone[both & ~truth].any()
+    assert painted(answers, (first, second))[both].mean() > 0.9
 
 
 def test_a_positive_click_outside_moves_the_window_and_takes_the_object_along() -> None:
