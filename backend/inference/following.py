@@ -10,7 +10,7 @@ from backend.geometry import Index3, extract_crop
 from backend.inference.canvas import Canvas, Window
 from backend.inference.predictor import SPACING_MM
 from backend.inference.prompts import Box, Click, InitialMask, Prompt, Prompts, centre_of, check_prompt, ends_of
-from backend.inference.solver import Solver
+from backend.inference.solver import MASK_LOGIT, Solver
 from backend.volume import Volume
 
 NEGATIVE, POSITIVE, BOX_FIRST, BOX_SECOND = 0, 1, 2, 3
@@ -18,8 +18,6 @@ NEGATIVE, POSITIVE, BOX_FIRST, BOX_SECOND = 0, 1, 2, 3
 FACE_AREA_MM2 = 100.0
 # 27 windows cover 0.4 m an axis, a whole torso; beyond that it is a leak.
 MAX_WINDOWS = 27
-# Logit given to the voxels of an initial mask (and its negative outside): sure, yet not beyond what a network gives.
-MASK_LOGIT = 8.0
 
 
 class FollowingSolver(Solver):

@@ -8,6 +8,8 @@ from backend.inference.canvas import Canvas
 from backend.inference.predictor import Predictor
 from backend.inference.prompts import Prompt, Prompts, check_order, check_prompt
 
+# Logit given to the voxels of an initial mask (and its negative outside): sure, yet not beyond what a network gives.
+MASK_LOGIT = 8.0
 # Lists of prompts whose windows are kept; what is undone beyond them is replayed. One window takes up to 1 MB.
 REMEMBERED = 32
 

@@ -7,7 +7,7 @@ from backend.geometry import extract_crop
 from backend.inference.canvas import Canvas, Floats, Window
 from backend.inference.predictor import Predictor
 from backend.inference.prompts import Click, InitialMask, Point, Prompt, Prompts, centre_of, check_prompt, ends_of
-from backend.inference.solver import Solver
+from backend.inference.solver import MASK_LOGIT, Solver
 from backend.inference.views import Bools, Points, Span, View, Views, view_of
 from backend.volume import Volume
 
@@ -17,8 +17,6 @@ FIRST_SHARE, FIRST_MM = 1.3, 240.0
 LEAST_FILL, MOST_FILL = 0.15, 0.85
 # Windows tried for one prompt.
 LOOKS = 4
-# Logit given to the voxels of an initial mask (and its negative outside): sure, yet not beyond what a network gives.
-MASK_LOGIT = 8.0
 
 
 class ZoomingSolver(Solver):

@@ -8,7 +8,7 @@ What differs from the published network, and why (docs/models/compact.md has the
   alone they take far longer to be learned;
 - beside the maps of where clicks are, there are maps of what looks like the clicked places: in brightness at full
   resolution, and in learned features at a quarter of it. They halve the number of volumes it takes to learn; maps of
-  what is connected to a click (`geodesic`) make it a third of that;
+  what is connected to a click (`geodesic`) shorten the beginning once more;
 - all clicks so far are given, not the newest alone, so that none is forgotten;
 - no padded windows and no relative positions: the same weights fit crops of any size, and of any spacing.
 
@@ -20,15 +20,15 @@ import torch
 from torch import Tensor, nn
 
 from backend.models.config import CompactConfig
-from backend.models.geodesic import DISTANCE_MAPS, draw_distances, step_costs
+from backend.models.geodesic import CELL, DISTANCE_MAPS, draw_distances, step_costs
 from backend.models.layers import Mlp
 from backend.models.mask_decoder import Attention, Head, TwoWayTransformer
 from backend.models.prompt_encoder import PointEncoder
 from backend.models.prompt_maps import LOOKS, MAPS, draw_prompts, looks_of
 from backend.models.prompt_network import PromptNetwork
 
-# Voxels an axis that share a cell of the finest features, and a token; the network never convolves at full resolution.
-CELL, TOKEN = 2, 8
+# Voxels an axis of a token. Those of a CELL share the finest features: the network never convolves at full resolution.
+TOKEN = 8
 # Numbers that tell the decoder's last, per-mask layer what to look for.
 KERNEL = 8
 # Learned features of a cell at a quarter of the resolution, in which it is compared with the clicked cells.

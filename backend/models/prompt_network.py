@@ -1,5 +1,6 @@
 """What the networks have in common: sizes that others ask for, and an image with its prompts in one call."""
 
+from abc import ABC, abstractmethod
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -11,7 +12,7 @@ from backend.models.interface import Embedding
 Config = TypeVar("Config", ModelConfig, CompactConfig)
 
 
-class PromptNetwork(nn.Module, Generic[Config]):
+class PromptNetwork(nn.Module, ABC, Generic[Config]):
     """A network that embeds an image once and then answers sets of prompts.
 
     Args:
@@ -62,13 +63,13 @@ class PromptNetwork(nn.Module, Generic[Config]):
         size = (image_size or self.image_size) * self.logits_size // self.image_size
         return torch.zeros(batch, 1, size, size, size, device=self.device, dtype=self.dtype)
 
+    @abstractmethod
     def embed(self, image: Tensor) -> Embedding:
         """Embed images (B, 1, S, S, S), once for all prompts."""
-        raise NotImplementedError
 
+    @abstractmethod
     def decode(self, embedding: Any, points: Tensor, labels: Tensor, mask_logits: Tensor) -> Tensor:
         """Predict the mask logits (B, 1, L, L, L) of one set of prompts for each embedded image."""
-        raise NotImplementedError
 
     def forward(self, image: Tensor, points: Tensor, labels: Tensor, mask_logits: Tensor) -> Tensor:
         """Embed images and decode one set of prompts for each; see `embed` and `decode`."""

@@ -21,6 +21,7 @@ from fakes import (
 from backend.errors import ErrorCode, SamMed3DError
 from backend.geometry import to_world
 from backend.inference import following
+from backend.inference import solver as solver_module
 from backend.inference.prompts import Box, Click, InitialMask
 from backend.volume import Volume
 
@@ -178,8 +179,8 @@ def test_click_after_an_initial_mask_starts_from_it() -> None:
     answers = solver(model, noise(CUBE))
     answers.final((InitialMask(mask), FIRST))
     (call,) = model.calls
-    assert call.previous.max() == following.MASK_LOGIT
-    assert call.previous.min() == -following.MASK_LOGIT
+    assert call.previous.max() == solver_module.MASK_LOGIT
+    assert call.previous.min() == -solver_module.MASK_LOGIT
 
 
 def test_initial_mask_larger_than_all_windows_is_refused() -> None:

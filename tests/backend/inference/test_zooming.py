@@ -10,8 +10,9 @@ from fakes import ORIENTATIONS, Ball, Call, FakeModel, Floats, dice, noise, pain
 from backend.geometry import to_world
 from backend.inference.predictor import spacing_of
 from backend.inference.prompts import Box, Click, InitialMask
+from backend.inference.solver import MASK_LOGIT
 from backend.inference.views import FINEST
-from backend.inference.zooming import FIRST_MM, LEAST_FILL, LOOKS, MASK_LOGIT, MOST_FILL
+from backend.inference.zooming import FIRST_MM, LEAST_FILL, LOOKS, MOST_FILL
 from backend.volume import Volume
 
 SIZE = 32
