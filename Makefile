@@ -19,10 +19,10 @@ demo: .venv/all.stamp
 	if $(HEADLESS); then $(SCREEN) $(BIN)/python -m napari_samed3d.demo --screenshot demo-output; \
 	else $(BIN)/python -m napari_samed3d.demo; fi
 
-# The pictures of the README: `make pictures IMAGE=ct.nii.gz POINT="116 205 9"`.
+# The pictures of the README: `make pictures IMAGE=ct.nii.gz POINT="116 205 9" MORE="--correct 100 200 9"`.
 pictures: .venv/all.stamp
-	$(SCREEN) $(BIN)/python -m napari_samed3d.demo $(IMAGE) --point $(POINT) --screenshot demo-output
-	cp demo-output/window-2d.png demo-output/window-3d.png docs/
+	$(SCREEN) $(BIN)/python -m napari_samed3d.demo $(IMAGE) --point $(POINT) $(MORE) --screenshot demo-output
+	cp demo-output/clicks.gif demo-output/window-2d.png demo-output/window-3d.png docs/
 
 # In as many processes as there are cores, up to four; all tests of a file in the same one.
 PYTEST := $(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile

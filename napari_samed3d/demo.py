@@ -1,6 +1,7 @@
 """A first look: `python -m napari_samed3d.demo` opens napari with a volume, the widget and a first click.
 
-With `--screenshot FOLDER` it leaves pictures of the window in 2D and 3D and the mask there, and ends.
+With `--screenshot FOLDER` it leaves pictures of the window there, in 2D, in 3D and as an animation of the clicks, and
+the mask, and ends.
 """
 
 from __future__ import annotations
@@ -8,38 +9,41 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import napari
-import numpy as np
 from qtpy.QtWidgets import QApplication
 
-from backend.io import write_mask
 from backend.phantom import torso
 from napari_samed3d.controller import Controller
+from napari_samed3d.pictures import Film, leave_pictures
 from napari_samed3d.reader import read_volumes, volume_layer
-from napari_samed3d.workspace import POSITIVE
+from napari_samed3d.workspace import NEGATIVE, POSITIVE
 
 if TYPE_CHECKING:
     from napari_samed3d.widget import SegmentWidget
 
+Index = tuple[int, int, int]
+
 PATIENCE_S = 300
-# Of the 3D picture, in the viewer's world (Inferior, Posterior, Left): from the front and above, head up.
-VIEW, UP = (0.8, 1.0, 0.3), (-1.0, 0.0, 0.0)
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line's options."""
     out = argparse.ArgumentParser(prog="python -m napari_samed3d.demo", description=__doc__)
     out.add_argument("image", nargs="?", type=Path, help="a volume; without one, a synthetic torso")
-    out.add_argument("--point", nargs=3, type=int, metavar=("I", "J", "K"), help="where to click, as a voxel index")
+    axes = ("I", "J", "K")
+    out.add_argument("--point", nargs=3, type=int, metavar=axes, help="where to click, as a voxel index")
+    told = "where to click next: within the mask it means not this, else this too; repeatable"
+    out.add_argument("--correct", nargs=3, type=int, metavar=axes, action="append", default=[], help=told)
     out.add_argument("--screenshot", type=Path, metavar="FOLDER", help="leave pictures and the mask here, and end")
     return out
 
 
-def open_window(options: argparse.Namespace) -> tuple[napari.Viewer, SegmentWidget]:
-    """The viewer with the volume and the docked widget, one click made."""
+def open_window(options: argparse.Namespace) -> tuple[napari.Viewer, SegmentWidget, Index]:
+    """The viewer with the volume and the docked widget, and where the first click should go."""
     viewer = napari.Viewer(title="SAM-Med3D in napari")
     viewer.window.resize(1400, 900)
     if options.image is None:
@@ -52,18 +56,18 @@ def open_window(options: argparse.Namespace) -> tuple[napari.Viewer, SegmentWidg
     viewer.add_image(data, **kwargs)
     _, widget = viewer.window.add_plugin_dock_widget("napari-samed3d", "SAM-Med3D")
     viewer.reset_view()
-    click(viewer, widget.controller, point)
-    return viewer, widget
+    return viewer, widget, (point[0], point[1], point[2])
 
 
-def click(viewer: napari.Viewer, controller: Controller, index: tuple[int, int, int]) -> None:
-    """A positive click at a voxel, as if made with the mouse, and the slices through it."""
+def click(viewer: napari.Viewer, controller: Controller, index: Index) -> None:
+    """A click at a voxel, as if made with the mouse, and the slices through it; a negative one within the mask."""
     workspace = controller.workspace
     if workspace is None:
         raise SystemExit(controller.message)
     shown = workspace.frame.order.to_viewer(index)
     viewer.dims.set_point(range(3), workspace.image.data_to_world(shown))
-    workspace.points[POSITIVE].add(shown)
+    within = workspace.objects.array[index] != 0
+    workspace.points[NEGATIVE if within else POSITIVE].add(shown)
 
 
 def wait(controller: Controller) -> None:
@@ -75,34 +79,32 @@ def wait(controller: Controller) -> None:
         time.sleep(0.01)
 
 
-def leave_pictures(viewer: napari.Viewer, widget: SegmentWidget, folder: Path) -> None:
-    """2D and 3D screenshots and the mask."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, dimensions in (("window-2d.png", 2), ("window-3d.png", 3)):
-        viewer.dims.ndisplay = dimensions
-        viewer.reset_view()
-        if dimensions == 3:
-            viewer.layers[0].reset_contrast_limits()  # else bones are one white block in a projection
-            viewer.scene.camera.set_view_direction(VIEW, UP)
-        QApplication.processEvents()
-        viewer.screenshot(str(folder / name), canvas_only=False, flash=False)
-        print(f"picture: {folder / name}")
-    workspace = widget.controller.workspace
-    if workspace is not None:
-        write_mask(folder / "mask.nii.gz", workspace.objects.array, workspace.frame.volume)
-        print(f"mask: {folder / 'mask.nii.gz'}, {int(np.count_nonzero(workspace.objects.array))} voxels")
+def clicks(viewer: napari.Viewer, controller: Controller, places: list[Index]) -> Iterator[str]:
+    """Make clicks and wait for their answers, telling of each moment that is worth a picture."""
+    yield "before"
+    for place in places:
+        click(viewer, controller, place)
+        yield "clicked"
+        wait(controller)
+        print(controller.message)
+        yield "answered"
 
 
 def main() -> int:
     """The command."""
     options = parser().parse_args()
-    viewer, widget = open_window(options)
+    viewer, widget, point = open_window(options)
+    places = [point, *((i, j, k) for i, j, k in options.correct)]
     if options.screenshot is None:
+        for place in places:
+            click(viewer, widget.controller, place)
+            wait(widget.controller)
         napari.run()
         return 0
-    wait(widget.controller)
-    print(widget.controller.message)
-    leave_pictures(viewer, widget, options.screenshot)
+    film = Film(viewer)
+    for moment in clicks(viewer, widget.controller, places):
+        film.take(longer=moment == "answered")
+    leave_pictures(viewer, widget.controller, film, options.screenshot)
     viewer.close()
     return 0
 

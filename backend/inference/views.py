@@ -15,7 +15,7 @@ Bools = npt.NDArray[np.bool_]
 # Voxels from 0.4 to 12 mm: a window of 64 is then 24 to 770 mm wide.
 FINEST, COARSEST = -4, 6
 # The object's longest side as a share of a window's that is fitted to it.
-FILL = 0.55
+FILL = 0.7
 # An object goes on beyond a face of its window if it has so many cells there.
 FACE_CELLS = 8
 

@@ -12,9 +12,11 @@ from backend.inference.views import Bools, Points, Span, View, Views, view_of
 from backend.volume import Volume
 
 # Side of the first window as a share of the volume's (the geometric mean of its three), and at most (mm).
-FIRST_SHARE, FIRST_MM = 1.3, 240.0
+FIRST_SHARE, FIRST_MM = 1.0, 240.0
 # The object's longest side as a share of the window's may be between these.
 LEAST_FILL, MOST_FILL = 0.15, 0.85
+# With so many clicks, a window in which they are not heeded is too coarse; with fewer, more often the network errs.
+MANY = 4
 # Windows tried for one prompt.
 LOOKS = 4
 
@@ -110,7 +112,7 @@ class ZoomingSolver(Solver):
             return wider if wider.level >= view.level else None
         if share < LEAST_FILL:
             closer = self._views.fitted(Span(*_sorted(self._views.points(view, ends))))
-        elif 2 * share < MOST_FILL and self._heeded(view, answer, prompts) < 1:
+        elif len(points) >= MANY and 2 * share < MOST_FILL and self._heeded(view, answer, prompts) < 1:
             closer = self._views.finer(view, (positive.min(0) + positive.max(0)) / 2)
         else:
             return None

@@ -23,8 +23,10 @@ SCALES = (0.2, 0.1)
 STEPS = 512
 # Points at which the distribution of brightness is known.
 QUANTILES = 64
-# The previous logits, positive clicks, negative clicks, a box; likeness to the positive and to the negative clicks.
-MAPS = 4 + 2 * LOOKS
+# Positive clicks, negative clicks, a box.
+PLACES = 3
+# These, the previous logits, and likeness to the positive and to the negative clicks.
+MAPS = PLACES + 1 + 2 * LOOKS
 
 
 def looks_of(image: Tensor) -> Tensor:
@@ -46,21 +48,25 @@ def _ranks(image: Tensor) -> Tensor:
 
 
 def draw_prompts(looks: Tensor, points: Tensor, labels: Tensor, mask_logits: Tensor) -> Tensor:
-    """Draw prompts as maps (B, 8, S, S, S) from -1 to 1.
+    """Draw prompts as maps from -1 to 1.
 
     Args:
         looks: (B, 2, S, S, S), from `looks_of`.
         points: (B, N, 3) voxel coordinates.
         labels: (B, N) integers: 1 positive, 0 negative, 2 and 3 the corners of a box, low and high, -1 not a point.
         mask_logits: (B, 1, S, S, S).
+
+    Returns:
+        (B, 10, S, S, S): places, the logits, likeness (8 maps), and the looks as they are.
     """
     at_S = torch.arange(mask_logits.shape[-1], device=points.device)
     offset_BN3S = at_S - points[..., None]
     # Cut at four standard deviations: products of smaller numbers are denormal, and five times as slow on CPUs.
     bump_BN3S = torch.exp(-(offset_BN3S**2) / (2 * CLICK_SIGMA**2)) * (offset_BN3S.abs() < 4 * CLICK_SIGMA)
     clicks = [_blend(bump_BN3S * (labels == label)[..., None, None]) for label in (1, 0)]
-    maps = torch.cat([*clicks, _draw_box(offset_BN3S, labels)], dim=1).to(mask_logits.dtype)
-    return torch.cat([torch.tanh(mask_logits / LOGIT_SCALE), maps, *_draw_likeness(looks, points, labels)], dim=1)
+    places = [place.to(mask_logits.dtype) for place in (*clicks, _draw_box(offset_BN3S, labels))]
+    before = torch.tanh(mask_logits / LOGIT_SCALE)
+    return torch.cat([*places, before, *_draw_likeness(looks, points, labels), looks], dim=1)
 
 
 def _draw_box(offset_BN3S: Tensor, labels: Tensor) -> Tensor:
@@ -72,12 +78,9 @@ def _draw_box(offset_BN3S: Tensor, labels: Tensor) -> Tensor:
 
 
 def _blend(profile_BN3S: Tensor) -> Tensor:
-    """The largest of N products of three profiles, (B, N, 3, S) -> (B, 1, S, S, S)."""
-    if not profile_BN3S.shape[1]:
-        size = profile_BN3S.shape[-1]
-        return profile_BN3S.new_zeros(len(profile_BN3S), 1, size, size, size)
+    """The sum, at most 1, of N products of three profiles, (B, N, 3, S) -> (B, 1, S, S, S)."""
     x_BNS, y_BNS, z_BNS = profile_BN3S.unbind(2)
-    return torch.einsum("bnx,bny,bnz->bnxyz", x_BNS, y_BNS, z_BNS).amax(1, keepdim=True)
+    return torch.einsum("bnx,bny,bnz->bxyz", x_BNS, y_BNS, z_BNS)[:, None].clamp_max(1)
 
 
 def _draw_likeness(looks: Tensor, points: Tensor, labels: Tensor) -> list[Tensor]:

@@ -9,11 +9,12 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from backend.models.interface import Embedding, PromptModel, map_embedding
+from backend.models.layers import upsample
 from backend.models.prompt_encoder import NOT_A_POINT
 from backend.training.clicks import plan_clicks, simulate_clicks
 from backend.training.config import ClickSection
 from backend.training.freezing import is_frozen
-from backend.training.loss import dice_ce_loss, dice_score, upsample
+from backend.training.loss import dice_ce_loss, dice_score
 
 # The backward pass computes again what is called with this.
 recomputed: Callable[..., Any] = partial(checkpoint, use_reentrant=False, preserve_rng_state=False)

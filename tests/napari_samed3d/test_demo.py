@@ -1,0 +1,32 @@
+"""The demo: what it clicks, and the pictures it leaves."""
+
+import sys
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageSequence
+
+from backend.io import read_volume
+from backend.phantom import torso
+from napari_samed3d import demo
+
+
+def test_the_demo_clicks_corrects_and_leaves_pictures(window, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("napari.Viewer", lambda **_: window.viewer)
+    phantom = torso()
+    inside, outside = phantom.middle_of("liver"), phantom.middle_of("spleen")
+    options = ["--point", *map(str, inside), "--correct", *map(str, outside), "--correct", *map(str, outside)]
+    monkeypatch.setattr(sys, "argv", ["demo", *options, "--screenshot", str(tmp_path / "out")])
+    assert demo.main() == 0
+
+    film = Image.open(tmp_path / "out/clicks.gif")
+    frames = [np.asarray(frame.convert("RGB")) for frame in ImageSequence.Iterator(film)]
+    assert len(frames) == 7  # before, and each of three clicks with its answer
+    assert all((one != next_).any() for one, next_ in pairwise(frames))
+    for name in ("window-2d.png", "window-3d.png"):
+        assert Image.open(tmp_path / "out" / name).size[0] > 1000
+    mask = read_volume(tmp_path / "out/mask.nii.gz").array
+    assert mask[inside]
+    assert not mask[outside]  # the first click there was positive, the second negative
