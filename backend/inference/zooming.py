@@ -5,18 +5,20 @@ from scipy import ndimage
 
 from backend.geometry import extract_crop
 from backend.inference.canvas import Canvas, Floats, Window
-from backend.inference.predictor import Predictor
+from backend.inference.predictor import Predictor, spacing_of
 from backend.inference.prompts import Click, InitialMask, Point, Prompt, Prompts, centre_of, check_prompt, ends_of
 from backend.inference.solver import MASK_LOGIT, Solver
 from backend.inference.views import Bools, Points, Span, View, Views, view_of
 from backend.volume import Volume
 
 # Side of the first window as a share of the volume's (the geometric mean of its three), and at most (mm).
-FIRST_SHARE, FIRST_MM = 1.0, 240.0
+FIRST_SHARE, FIRST_MM = 1.0, 90.0
 # The object's longest side as a share of the window's may be between these.
 LEAST_FILL, MOST_FILL = 0.15, 0.85
 # With so many clicks, a window in which they are not heeded is too coarse; with fewer, more often the network errs.
 MANY = 4
+# A window is at least so many times as wide as the object reaches, going by the clicks.
+ROOM = 4.0
 # Windows tried for one prompt.
 LOOKS = 4
 
@@ -112,12 +114,23 @@ class ZoomingSolver(Solver):
             return wider if wider.level >= view.level else None
         if share < LEAST_FILL:
             closer = self._views.fitted(Span(*_sorted(self._views.points(view, ends))))
+        elif ROOM * self._reach(points, labels) < 0.7 * self._views.size * spacing_of(view.level):
+            closer = self._views.around((positive.min(0) + positive.max(0)) / 2, ROOM * self._reach(points, labels))
         elif len(points) >= MANY and 2 * share < MOST_FILL and self._heeded(view, answer, prompts) < 1:
             closer = self._views.finer(view, (positive.min(0) + positive.max(0)) / 2)
         else:
             return None
         fits = self._views.inside(self._views.voxels(closer, positive), margin=2).all()
         return closer if fits and closer.level < view.level else None
+
+    def _reach(self, points: Points, labels: Bools) -> float:
+        """How far the object reaches (mm), going by clicks: to the nearest negative one, or between positive ones."""
+        at_mm = points * self.predictor.volume.spacing
+        positive, negative = at_mm[labels], at_mm[~labels]
+        if not len(positive) or not len(negative):
+            return np.inf
+        apart = np.linalg.norm(positive[:, None] - negative, axis=-1).min()
+        return max(float(apart), float(np.linalg.norm(np.ptp(positive, axis=0))) / 2)
 
     def _trust(self, view: View, answer: Canvas, prompts: Prompts) -> float:
         """How far an answer heeds the clicks, and, for half of that, how sure it is: its expected Dice."""
