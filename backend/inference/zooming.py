@@ -26,9 +26,10 @@ LOOKS = 4
 class ZoomingSolver(Solver):
     """For networks of any voxel size, which are given all clicks so far.
 
-    A click is answered in a window of a first guess. Where the object is small in it the window becomes finer, where
-    it touches the faces wider, and where clicks are not heeded it comes closer to them, and the click is answered
-    again; the answer that heeds the clicks best stays. Later clicks keep the window for as long as the object fits.
+    A click is answered in a window of a first guess. Where the object is small in it, or a negative click says that it
+    must be, the window becomes finer, where it touches the faces wider, and where clicks are not heeded it comes closer
+    to them, and the click is answered again; the answer that heeds the clicks best stays. Later clicks keep the window
+    for as long as the object fits.
     A box is taken as a click at its centre and as the size of the window.
     """
 
