@@ -6,6 +6,7 @@ from typing import Any, NamedTuple, Protocol, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from backend.models.interface import Embedding, PromptModel, map_embedding
@@ -134,13 +135,28 @@ class Episode(nn.Module):
 
 
 def _clicks_ahead(ahead: Tensor, mask: Tensor) -> Clicks:
-    """Points (B, N, 3) and labels (B, N) of random voxels of the masks (B, 1, S, S, S); -1 where none is drawn."""
+    """Points (B, N, 3) and labels (B, N) of random voxels of the masks (B, 1, S, S, S); -1 where none is drawn.
+
+    One in three is a negative one near the object.
+    """
     clicks = mask.new_zeros(len(mask), 0, 3, dtype=torch.float32), mask.new_zeros(len(mask), 0, dtype=torch.long)
+    nowhere = torch.zeros(len(mask), dtype=torch.bool)
+    around = _with_surrounding(mask) if ahead.numel() else mask
     for draws in ahead.T:
-        nowhere = torch.zeros(len(draws), dtype=torch.bool)
-        click = simulate_clicks(torch.zeros_like(mask), mask, draws.clamp_min(0), nowhere)
+        negative = (draws % 3 == 0).to(mask.device)[:, None, None, None, None]
+        click = simulate_clicks(around & negative, mask, draws.clamp_min(0), nowhere)
         clicks = _with_click(clicks, click, draws >= 0)
     return clicks
+
+
+def _with_surrounding(mask: Tensor) -> Tensor:
+    """Masks (B, 1, S, S, S) with what is within an eighth of the image of them."""
+    reach = mask.shape[-1] // 8
+    wide = mask.float()
+    for axis in range(3):
+        window = [2 * reach + 1 if other == axis else 1 for other in range(3)]
+        wide = functional.max_pool3d(wide, window, stride=1, padding=[side // 2 for side in window])
+    return wide > 0
 
 
 def _with_click(clicks: Clicks, click: Clicks, there: Tensor) -> Clicks:

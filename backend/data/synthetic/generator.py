@@ -12,11 +12,11 @@ from backend.data.synthetic.chance import Chance
 from backend.data.synthetic.label_maps import LabelMap
 from backend.data.synthetic.looks import Look, choose_look, paint
 from backend.data.synthetic.resolution import blurred, cut_field, thick_slices
-from backend.data.synthetic.shapes import add_lesions, add_parts, scene
+from backend.data.synthetic.shapes import add_gap, add_lesions, add_parts, scene
 
-# An object is at least and at most such a share of the crop: windows are fitted to objects, so that they are not tiny;
-# in one that is larger than its window, a click has to fill the window.
-LEAST_SHARE = 0.003
+# An object is at least and at most such a share of the crop: in a first window of 90 mm, the least is one of 0.7 ml; in
+# one that is larger than its window, a click has to fill the window.
+LEAST_SHARE = 0.001
 LARGEST_SHARE = 0.9
 # Scenes are drawn again until there is such an object; it takes more than two in one of a hundred.
 ATTEMPTS = 20
@@ -80,10 +80,12 @@ def _scene(size: int, chance: Chance, maps: Sequence[LabelMap]) -> Scene:
     last = int(labels.max())
     seen = target = last if chance.maybe(0.75) else chance.integer(1, last)
     parts = last + 1
-    if voxel and chance.maybe(0.1):  # a whole organ of the map, a whole brain
+    if voxel and chance.maybe(0.06):  # a whole organ of the map, a whole brain
         parts = first
     elif chance.maybe(0.3):
         labels, seen = add_parts(labels, target, chance)
+    elif chance.maybe(0.2):
+        labels = add_gap(labels, target)
     return Scene(labels, target, seen, parts, 0.45 * voxel if voxel > 1 else 0.0)
 
 

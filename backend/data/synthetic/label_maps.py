@@ -42,7 +42,7 @@ class LabelMap:
         chosen = chance.integer(1, len(self._boxes))
         low, high = self._boxes[chosen - 1]
         # Voxels of the map across the crop: the object fills from a tenth of it to more than all.
-        width = (float((high - low).max()) + 1) / chance.log_uniform(0.12, 2)
+        width = (float((high - low).max()) + 1) / chance.log_uniform(0.09, 2)
         piece = self._piece(chosen, width, len(surrounding), chance)
         offset = int(surrounding.max())
         out = torch.where(piece > 0, piece + offset, surrounding)

@@ -20,6 +20,9 @@ Painter = Callable[[Tensor, int, Chance], Tensor]
 LUNG, FAT, SOFT, CONTRAST, BONE = (-900.0, -650.0), (-120.0, -70.0), (0.0, 90.0), (90.0, 300.0), (200.0, 1200.0)
 """Ranges of Hounsfield units of tissues."""
 
+MOST_UNSEEN = 0.5
+"""The share of an object's border that may be with a neighbour of the same brightness."""
+
 
 def choose_look(chance: Chance) -> Look:
     """The modality of a volume, in about the shares of real data sets."""
@@ -46,15 +49,23 @@ def _textured(labels: Tensor, means: Tensor, spread: float, chance: Chance) -> T
 
 
 def _neighbours_apart(labels: Tensor, target: int, means: Tensor, least: float, chance: Chance) -> Tensor:
-    """Move the mean of the target at least `least` from that of what is around it."""
+    """Move the mean of the target at least `least` from that of what is around it; at times not from one neighbour's.
+
+    Where that neighbour is, the object's end cannot be seen, as that of a liver at the heart or at a muscle.
+    """
     coarse = labels[::2, ::2, ::2]
     inside = (coarse == target)[None, None].float()
     ring = (functional.max_pool3d(inside, 3, stride=1, padding=1)[0, 0] > 0) & (coarse != target)
     if not ring.any():
         return means
-    around = means[coarse[ring].int()].mean()
+    neighbours = coarse[ring].int()
+    around = means[neighbours].mean()
     if (means[target] - around).abs() < least:
         means[target] = around + (least if chance.maybe(0.5) else -least)
+    shares = torch.bincount(neighbours, minlength=len(means)) / len(neighbours)
+    like = torch.nonzero((shares > 0.05) & (shares < MOST_UNSEEN))[:, 0]
+    if len(like) and chance.maybe(0.4):
+        means[like[chance.integer(0, len(like) - 1)]] = means[target] + chance.uniform(-0.3, 0.3) * least
     return means
 
 

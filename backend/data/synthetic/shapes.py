@@ -66,6 +66,13 @@ def add_parts(labels: Tensor, whole: int, chance: Chance) -> tuple[Tensor, int]:
     return labels, whole
 
 
+def add_gap(labels: Tensor, whole: int) -> Tensor:
+    """Part an object from what is around it by a thin layer (fat between organs, a capsule): label `whole - 1`."""
+    inside = labels == whole
+    layer = (blur(inside.float(), (0.7, 0.7, 0.7)) > 0.1) & ~inside
+    return labels.masked_fill(layer, whole - 1)
+
+
 def grid(size: int, device: torch.device) -> Tensor:
     """Coordinates of the voxels, (3, size, size, size), from -1 to 1."""
     axis = (torch.arange(size, device=device) + 0.5) / size * 2 - 1
@@ -104,7 +111,7 @@ def _regions(size: int, chance: Chance) -> Tensor:
 
 def _placed(coordinates: Tensor, chance: Chance, largest: float, reach: float) -> Tensor:
     """The field of one object of random kind, size up to `largest`, proportions and direction, centred in `reach`."""
-    radius = chance.log_uniform(0.16, largest)
+    radius = chance.log_uniform(0.12, largest)
     radii = radius * torch.exp(chance.vector(-0.5, 0.5))
     centre = chance.vector(-reach, reach)
     local = torch.einsum("ij,jxyz->ixyz", chance.rotation(), coordinates - centre.view(3, 1, 1, 1))

@@ -111,13 +111,28 @@ def test_all_clicks_are_given_to_a_model_that_wants_them() -> None:
     key = torch.tensor([next(seed for seed in range(99) if (plan_clicks([seed], section).ahead >= 0).sum() == 2)])
     Episode(watched, section)(image.float(), mask, key)
     labels = [call["labels"][0].tolist() for call in watched.calls]
-    assert labels[0][:4] == [1, 1, -1, -1]  # two clicks come along with the first, and room is kept for four
+    assert [label < 0 for label in labels[0]] == [False, False, True, True, False]  # two come along, of at most four
     assert [len(row) for row in labels] == [5, 6, 7, 8]
     assert labels[3][-1] == -1  # the last interaction sees no new click
     for before, after in zip(watched.calls, watched.calls[1:], strict=False):
         assert torch.equal(after["points"][:, : before["points"].shape[1]], before["points"])
     for point, label in zip(watched.calls[0]["points"][0].long().tolist(), labels[0], strict=True):
-        assert label == -1 or mask[(0, 0, *point)]
+        assert label == -1 or mask[(0, 0, *point)] == bool(label)
+
+
+def test_some_clicks_before_the_first_answer_are_negative_and_near_the_object() -> None:
+    watched = Watched()
+    watched.all_clicks = True
+    mask = torch.zeros(16, 1, 16, 16, 16, dtype=torch.bool)
+    mask[:, :, 6:10, 6:10, 6:10] = True
+    Episode(watched, ClickSection(interactions=1, mask_only=0, first_clicks=6))(mask.float(), mask, torch.arange(16))
+    (call,) = watched.calls
+    labels = call["labels"]
+    assert 0.1 < (labels == 0).sum() / (labels >= 0).sum() < 0.5
+    apart = (call["points"] - 7.5).abs().amax(2)  # the object's half side is 2
+    assert (apart[labels == 1] <= 1.5).all()
+    assert (apart[labels == 0] > 1.5).all()
+    assert (apart[labels == 0] <= 3.5).all()
 
 
 def test_a_click_follows_the_sign_of_the_upsampled_logits() -> None:

@@ -36,7 +36,7 @@ def test_the_chosen_label_comes_last_over_the_surrounding(tmp_path):
     shares = []
     for seed in range(20):
         placed, voxel = read.placed(surrounding, Chance(seed, CPU))
-        assert 0.12 <= voxel <= 2  # the label is 16 voxels wide, and from 0.12 to twice the crop's 16
+        assert 0.09 <= voxel <= 2  # the label is 16 voxels wide, and from 0.09 to twice the crop's 16
         assert set(placed.unique().tolist()) <= {3, 5}
         shares.append(float((placed == 5).float().mean()))
     assert min(shares) < 0.05

@@ -15,8 +15,8 @@ from backend.data.synthetic.chance import Chance
 from backend.data.synthetic.dataset import SyntheticDataset
 from backend.data.synthetic.generator import LARGEST_SHARE, LEAST_SHARE, generate
 from backend.data.synthetic.label_maps import LabelMap
-from backend.data.synthetic.looks import PAINTERS
-from backend.data.synthetic.shapes import add_parts, scene
+from backend.data.synthetic.looks import PAINTERS, paint
+from backend.data.synthetic.shapes import add_gap, add_parts, scene
 
 SIZE = 24
 
@@ -57,6 +57,33 @@ def test_objects_can_be_seen(pairs):
 def test_masks_are_of_many_sizes(pairs):
     volumes = sorted(int(mask.sum()) for _, mask, _ in pairs)
     assert volumes[len(volumes) * 9 // 10] > 8 * volumes[len(volumes) // 10]
+
+
+@pytest.mark.parametrize("look", ["CT", "MR", "US"])
+def test_a_neighbour_may_look_the_same_but_what_is_around_does_not(look):
+    """Else a negative click into it would take the object along: no contrast says where it ends."""
+    labels = torch.ones(SIZE, SIZE, SIZE, dtype=torch.uint8)
+    labels[8:16, 8:16, 8:16], labels[8:16, 8:16, 16:] = 3, 2
+    alike, apart = 0, 0
+    for seed in range(60):
+        image = paint(labels, 3, look, Chance(seed, torch.device("cpu")))
+        inside, outside = image[9:15, 9:15, 9:15], image[:6]
+        contrast = (inside.mean() - outside.mean()).abs()
+        apart += bool(contrast > inside.std() / 4)
+        alike += bool((inside.mean() - image[9:15, 9:15, 17:23].mean()).abs() < contrast / 4)
+    assert apart > 45
+    assert 17 < alike < 40  # by chance alone it is 13 at most
+
+
+def test_a_gap_parts_an_object_from_what_is_around_it():
+    labels = torch.ones(SIZE, SIZE, SIZE, dtype=torch.uint8)
+    labels[8:16, 8:16, 8:16] = 3
+    parted = add_gap(labels, 3)
+    assert ((parted == 3) == (labels == 3)).all()
+    ring = ndimage.binary_dilation((labels == 3).numpy()) & (labels != 3).numpy()
+    assert ring.any()
+    assert (parted.numpy()[ring] == 2).all()
+    assert parted[0, 0, 0] == 1
 
 
 @pytest.mark.parametrize("seed", range(8))
