@@ -10,20 +10,23 @@ What differs from the published network, and why (docs/models/compact.md has the
   resolution, and in learned features at a quarter of it. They halve the number of volumes it takes to learn; maps of
   what is connected to a click (`geodesic`) shorten the beginning once more;
 - logits are a sum: coarse ones at an eighth and a quarter of the resolution, fine ones from the features of each cell
-  of two voxels, and a weighted sum of what is known at full resolution (brightness, likeness, clicks, the previous
-  logits), whose weights each cell gives, so that edges come out sharp without a convolution at full resolution;
+  of two voxels, and a weighted sum of what is known at full resolution (brightness, likeness, the previous logits),
+  whose weights each cell gives, so that edges come out sharp without a convolution at full resolution;
 - all clicks so far are given, not the newest alone, so that none is forgotten;
 - no padded windows and no relative positions: the same weights fit crops of any size, and of any spacing.
 
 Legend of shape suffixes: B batch, C channels, X Y Z the axes of a crop or a token grid, N points, T tokens, L looks
-(kinds of brightness), K steps of brightness, G groups of learned features and W features of a group, V cells, M maps.
+(kinds of brightness), G groups of learned features and W features of a group, V cells, I voxels of a cell, M maps.
 """
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
+from backend.models.cells import CELL, VOXELS, convolve_cells, fold, unfold, upscale_cells
 from backend.models.config import CompactConfig
-from backend.models.geodesic import CELL, DISTANCE_MAPS, draw_distances, step_costs
+from backend.models.geodesic import DISTANCE_MAPS, draw_distances, step_costs
 from backend.models.layers import Mlp, upsample
 from backend.models.mask_decoder import Attention, Head, TwoWayTransformer
 from backend.models.prompt_encoder import PointEncoder
@@ -38,13 +41,6 @@ KERNEL = 8
 GROUPS, GROUP_WIDTH = 8, 8
 # Likenesses beyond this say nothing more.
 MOST_ALIKE = 8.0
-
-
-def unfold(x_BCXYZ: Tensor) -> Tensor:
-    """Move channels into the voxels of each cell: (B, 8 C, X, Y, Z) -> (B, C, 2 X, 2 Y, 2 Z)."""
-    batch, channels, x, y, z = x_BCXYZ.shape
-    cells = x_BCXYZ.reshape(batch, channels // CELL**3, CELL, CELL, CELL, x, y, z)
-    return cells.permute(0, 1, 5, 2, 6, 3, 7, 4).reshape(batch, -1, CELL * x, CELL * y, CELL * z)
 
 
 class Step(nn.Module):
@@ -121,6 +117,10 @@ class CompactPromptEncoder(PointEncoder):
         self.distances = nn.Conv3d(DISTANCE_MAPS, fine, 1)
         self.alike = nn.Conv3d(2 * GROUPS, middle, 1)
 
+    def draw(self, drawn: Tensor, distances: Tensor) -> Tensor:
+        """Features (B, C, X, Y, Z) of the maps (B, M, 8, X, Y, Z) of prompts and those of distances from clicks."""
+        return convolve_cells(self.maps, drawn.flatten(1, 2)).add_(convolve_cells(self.distances, distances))
+
     def compare(self, keys: Tensor, points: Tensor, labels: Tensor) -> Tensor:
         """How like the most similar positive and negative click each cell is, (B, C, S/4, S/4, S/4) of keys."""
         size = keys.shape[-1]
@@ -130,8 +130,7 @@ class CompactPromptEncoder(PointEncoder):
         clicked_BGWN = keys_BGWV.gather(3, cells_BN[:, None, None].expand(-1, GROUPS, GROUP_WIDTH, -1))
         alike_BGNV = clicked_BGWN.transpose(2, 3) @ keys_BGWV / GROUP_WIDTH**0.5
         likest = torch.cat([_likest(alike_BGNV, labels == label) for label in (1, 0)], dim=1)
-        maps: Tensor = self.alike(likest.reshape(len(keys), -1, size, size, size))
-        return maps
+        return convolve_cells(self.alike, likest.reshape(len(keys), -1, size, size, size))
 
     def dense_pe(self, grid: int | None = None) -> Tensor:
         """The position encoding of a token grid, with its axes in the order of the points' (unlike quirk 4)."""
@@ -168,11 +167,11 @@ class CompactDecoder(nn.Module):
         self.up_fine = nn.ConvTranspose3d(middle, fine, 2, stride=2)
         self.fine = nn.Sequential(Step(fine), nn.GroupNorm(8, fine), nn.GELU())
         self.kernel = Head(width, width, KERNEL)
-        self.voxels = nn.Linear(KERNEL, CELL**3 * (fine + 1), bias=False)
+        self.voxels = nn.Linear(KERNEL, VOXELS * (fine + 1), bias=False)
         self.mix = _silent(nn.Conv3d(fine, MAPS - PLACES + LOOKS, 1))
 
     def forward(
-        self, joined: tuple[Tensor, Tensor, Tensor], positions: Tensor, sparse_BTC: Tensor, known_BMXYZ: Tensor
+        self, joined: tuple[Tensor, Tensor, Tensor], positions: Tensor, sparse_BTC: Tensor, known: Sequence[Tensor]
     ) -> Tensor:
         """The mask's logits.
 
@@ -180,7 +179,7 @@ class CompactDecoder(nn.Module):
             joined: what is known of image and prompts at an eighth, a quarter and a half of the resolution.
             positions: the encoding of the coarsest ones' positions.
             sparse_BTC: the tokens of the clicks.
-            known_BMXYZ: what is known at full resolution, (B, M, S, S, S).
+            known: maps of what is known at full resolution, folded, (B, 8, S/2, S/2, S/2) each.
 
         Returns:
             (B, 1, S, S, S).
@@ -193,10 +192,11 @@ class CompactDecoder(nn.Module):
         tokens_BTC, coarse_BTC = self.transformer(
             tokens_BTC, coarse.flatten(2).transpose(1, 2), positions.flatten(2).transpose(1, 2)
         )
-        mask_BC, size = tokens_BTC[:, 0], known_BMXYZ.shape[-1]
-        middle = self.middle(middle + self.up_middle(coarse_BTC.transpose(1, 2).reshape(coarse.shape)))
-        fine = self.fine(fine + self.up_fine(middle))
-        logits = self._voxels(fine, mask_BC) + mixed(self.mix(fine), known_BMXYZ)
+        mask_BC, size = tokens_BTC[:, 0], CELL * fine.shape[-1]
+        seen = coarse_BTC.transpose(1, 2).unflatten(2, coarse.shape[2:])
+        middle = self.middle(middle + upscale_cells(self.up_middle, seen))
+        fine = self.fine(fine + upscale_cells(self.up_fine, middle))
+        logits = unfold(self._voxels(fine, mask_BC, known))
         logits = logits.add_(upsample(self.middle_logits(middle), size))
         return logits.add_(upsample(self._coarse(coarse_BTC, mask_BC).reshape(-1, 1, *coarse.shape[2:]), size))
 
@@ -206,18 +206,29 @@ class CompactDecoder(nn.Module):
         logits_BT1: Tensor = self.coarse_norm(coarse_BTC) @ kernel_BC1 / kernel_BC1.shape[1] ** 0.5
         return logits_BT1
 
-    def _voxels(self, fine: Tensor, mask_BC: Tensor) -> Tensor:
-        """The logits of a cell's voxels, by weights and a bias that the mask's token gives."""
-        layer_BVC = self.voxels(self.kernel(mask_BC)).unflatten(1, (CELL**3, -1))
-        weight_BVC, bias_BV1 = layer_BVC[..., :-1], layer_BVC[..., -1:]
-        return unfold((weight_BVC @ fine.flatten(2) + bias_BV1).unflatten(2, fine.shape[2:]))
+    def _voxels(self, fine: Tensor, mask_BC: Tensor, known: Sequence[Tensor]) -> Tensor:
+        """The logits (B, 1, 8, X, Y, Z) of each cell's voxels.
+
+        They are a cell's features weighted as the mask's token says, and what is known weighted as the features say.
+        """
+        layer_BIC = self.voxels(self.kernel(mask_BC)).unflatten(1, (VOXELS, -1))
+        own_BIXYZ = _weighted(fine, layer_BIC[..., :-1]) + layer_BIC[..., -1:, None, None]
+        weights_BMXYZ = convolve_cells(self.mix, fine)
+        return mixed(weights_BMXYZ, known).add_(own_BIXYZ)[:, None]
 
 
-def mixed(weights: Tensor, known_BMXYZ: Tensor) -> Tensor:
-    """The sum (B, 1, S, S, S) of maps, weighted by what the cell of each voxel gives, (B, M, S/2, S/2, S/2)."""
-    batch, maps, x, y, z = weights.shape
-    cells = known_BMXYZ.reshape(batch, maps, x, CELL, y, CELL, z, CELL)
-    return (cells * weights[:, :, :, None, :, None, :, None]).sum(1).reshape(batch, 1, *known_BMXYZ.shape[2:])
+def _weighted(features: Tensor, weights_BIC: Tensor) -> Tensor:
+    """Sums (B, I, X, Y, Z) of features (B, C, X, Y, Z)."""
+    sums: Tensor = (weights_BIC @ features.flatten(2)).reshape(*weights_BIC.shape[:2], *features.shape[2:])
+    return sums
+
+
+def mixed(weights_BMXYZ: Tensor, known: Sequence[Tensor]) -> Tensor:
+    """The sum (B, 8, X, Y, Z) of M such maps, weighted by what their cells say."""
+    total = torch.zeros_like(known[0])
+    for weight, cells in zip(weights_BMXYZ.unbind(1), known, strict=True):
+        total = total.addcmul_(weight[:, None], cells)
+    return total
 
 
 def _silent(layer: nn.Conv3d) -> nn.Conv3d:
@@ -240,13 +251,15 @@ class Compact(PromptNetwork[CompactConfig]):
         self.mask_decoder = CompactDecoder(config)
 
     def embed(self, image: Tensor) -> tuple[Tensor, ...]:
-        """Embed images (B, 1, S, S, S), once for all prompts: features at S/8, S/4 and S/2, keys, costs and looks.
+        """Embed images (B, 1, S, S, S), once for all prompts.
 
-        S may be any multiple of 8, whatever the configuration says.
+        The embedding is features at S/8, S/4 and S/2, keys, costs, looks, and the tokens' positions. S may be any
+        multiple of 8, whatever the configuration says.
         """
         looks = looks_of(image)
-        features = self.image_encoder(looks, self.prompt_encoder.dense_pe(image.shape[-1] // TOKEN))
-        return *features, step_costs(looks), looks
+        positions = self.prompt_encoder.dense_pe(image.shape[-1] // TOKEN).expand(len(image), -1, -1, -1, -1)
+        features = self.image_encoder(looks, positions)
+        return *features, step_costs(looks), fold(looks), positions
 
     def decode(self, embedding: tuple[Tensor, ...], points: Tensor, labels: Tensor, mask_logits: Tensor) -> Tensor:
         """Predict the mask of one set of prompts for each embedded image; see `SamMed3D.decode`.
@@ -260,14 +273,12 @@ class Compact(PromptNetwork[CompactConfig]):
         Returns:
             The logits of the mask, (B, 1, S, S, S); above 0 is inside.
         """
-        coarse, middle, fine, keys, costs, looks = embedding
+        coarse, middle, fine, keys, costs, looks, positions = embedding
         encoder = self.prompt_encoder
-        size = mask_logits.shape[-1]
-        sparse = encoder.embed_points(points, labels, size)
+        sparse = encoder.embed_points(points, labels, mask_logits.shape[-1])
         drawn = draw_prompts(looks, points, labels, mask_logits)
-        maps = encoder.maps(drawn[:, :MAPS]) + encoder.distances(draw_distances(costs, points, labels))
-        fine = fine + maps  # last, for it has another order of memory
+        fine = fine + encoder.draw(drawn, draw_distances(costs, points, labels))
         middle = middle + encoder.compare(keys, points, labels)
-        known, positions = drawn[:, PLACES:], encoder.dense_pe(size // TOKEN)
+        known = *drawn[:, PLACES:].unbind(1), *looks.unbind(1)
         logits: Tensor = self.mask_decoder((coarse, middle, fine), positions, sparse, known)
         return logits

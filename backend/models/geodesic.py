@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-# Voxels an axis of a cell.
-CELL = 2
+from backend.models.cells import CELL
+
 # Crossing this many times the usual difference between neighbours costs 1; a step costs at least, and at most.
 EDGE = 3.0
 LEAST, MOST = 0.15, 4.0

@@ -1,12 +1,14 @@
 """Prompts drawn as maps: where the clicks are, what was found before, and what is as bright as the clicked places.
 
-Legend of shape suffixes: B batch, N points, S voxels an axis, L looks, K steps of brightness, V voxels.
+Legend of shape suffixes: B batch, N points, S voxels an axis, L looks, K steps of brightness, V voxels, I voxels of a
+cell, X Y Z cells an axis.
 """
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from backend.models.cells import CELL, fold
 from backend.models.prompt_encoder import BOX_CORNERS
 
 # Standard deviation of the bump that a click is drawn as, in voxels.
@@ -51,13 +53,13 @@ def draw_prompts(looks: Tensor, points: Tensor, labels: Tensor, mask_logits: Ten
     """Draw prompts as maps from -1 to 1.
 
     Args:
-        looks: (B, 2, S, S, S), from `looks_of`.
+        looks: (B, 2, 8, X, Y, Z), from `looks_of`, folded.
         points: (B, N, 3) voxel coordinates.
         labels: (B, N) integers: 1 positive, 0 negative, 2 and 3 the corners of a box, low and high, -1 not a point.
         mask_logits: (B, 1, S, S, S).
 
     Returns:
-        (B, 10, S, S, S): places, the logits, likeness (8 maps), and the looks as they are.
+        (B, 8, 8, X, Y, Z): places, the logits and likeness, 8 maps, folded.
     """
     at_S = torch.arange(mask_logits.shape[-1], device=points.device)
     offset_BN3S = at_S - points[..., None]
@@ -66,12 +68,14 @@ def draw_prompts(looks: Tensor, points: Tensor, labels: Tensor, mask_logits: Ten
     clicks = [_blend(bump_BN3S * (labels == label)[..., None, None]) for label in (1, 0)]
     places = [place.to(mask_logits.dtype) for place in (*clicks, _draw_box(offset_BN3S, labels))]
     before = torch.tanh(mask_logits / LOGIT_SCALE)
-    return torch.cat([*places, before, *_draw_likeness(looks, points, labels), looks], dim=1)
+    return torch.cat([*map(fold, (*places, before)), *_draw_likeness(looks, points, labels)], dim=1)
 
 
 def _draw_box(offset_BN3S: Tensor, labels: Tensor) -> Tensor:
     """1 between the corners of a box, 0 elsewhere and where there is none."""
     low, high = ((labels == corner)[..., None, None] for corner in BOX_CORNERS)
+    if not (low | high).any():
+        return torch.zeros(len(labels), 1, *3 * offset_BN3S.shape[-1:])
     above = (low & (offset_BN3S >= 0)).any(1, keepdim=True)
     below = (high & (offset_BN3S <= 0)).any(1, keepdim=True)
     return _blend((above & below).to(offset_BN3S.dtype))
@@ -84,12 +88,12 @@ def _blend(profile_BN3S: Tensor) -> Tensor:
 
 
 def _draw_likeness(looks: Tensor, points: Tensor, labels: Tensor) -> list[Tensor]:
-    """How like the most similar positive, and negative, click each voxel looks: (B, 2, S, S, S) from 0 to 1 each.
+    """How like the most similar positive, and negative, click each voxel looks: (B, 2, 8, X, Y, Z) from 0 to 1 each.
 
     It depends on a voxel's brightness alone, so it is worked out for each step of brightness and then looked up.
     """
-    step = (looks.flatten(2) + BRIGHTEST) * ((STEPS - 1) / (2 * BRIGHTEST))
-    steps_BLV = step.round().long()
+    per_step = (STEPS - 1) / (2 * BRIGHTEST)
+    steps_BLV = torch.add(BRIGHTEST * per_step + 0.5, looks.flatten(2), alpha=per_step).long()
     brightness_K = torch.linspace(-BRIGHTEST, BRIGHTEST, STEPS, device=looks.device, dtype=looks.dtype)
     distance_BLNK = (brightness_K - _around(looks, points)[..., None]).abs()
     distance_BLNK = functional.pad(distance_BLNK, (0, 0, 0, 1), value=torch.inf)  # for where there is no click
@@ -104,10 +108,12 @@ def _draw_likeness(looks: Tensor, points: Tensor, labels: Tensor) -> list[Tensor
 
 def _around(looks: Tensor, points: Tensor) -> Tensor:
     """The mean look (B, L, N) of the 27 voxels around each point; one voxel alone is mostly noise."""
-    size = looks.shape[-1]
+    cells = looks.shape[-1]
     around = torch.stack(torch.meshgrid(*3 * [torch.arange(-1, 2, device=points.device)], indexing="ij"), -1)
-    x, y, z = (points.round().long()[:, :, None] + around.reshape(27, 3)).clamp(0, size - 1).unbind(-1)
-    voxels_BM = ((x * size + y) * size + z).flatten(1)
+    x, y, z = (points.round().long()[:, :, None] + around.reshape(27, 3)).clamp(0, CELL * cells - 1).unbind(-1)
+    within = (x % CELL * CELL + y % CELL) * CELL + z % CELL
+    cell = (x // CELL * cells + y // CELL) * cells + z // CELL
+    voxels_BM = (within * cells**3 + cell).flatten(1)
     found = looks.flatten(2).gather(2, voxels_BM[:, None].expand(-1, looks.shape[1], -1))
     mean: Tensor = found.reshape(len(points), looks.shape[1], -1, 27).mean(3)
     return mean

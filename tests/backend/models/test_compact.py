@@ -8,8 +8,9 @@ from backend.device import choose_device
 from backend.inference.engine import Engine
 from backend.inference.predictor import Predictor
 from backend.inference.session import Session
+from backend.models.cells import convolve_cells, fold, unfold, upscale_cells
 from backend.models.checkpoint import load_into, read_state_dict, save_safetensors
-from backend.models.compact import GROUP_WIDTH, GROUPS, Compact, CompactPromptEncoder, mixed, unfold
+from backend.models.compact import GROUP_WIDTH, GROUPS, Compact, CompactPromptEncoder, mixed
 from backend.models.config import COMPACT, CompactConfig
 from backend.models.prompt_maps import LOOKS, MAPS, PLACES, draw_prompts, looks_of
 from backend.phantom import torso
@@ -27,27 +28,43 @@ def click(*voxel, label=1):
     return torch.tensor([[voxel]], dtype=torch.float32), torch.tensor([[label]])
 
 
-def looks(size=16):
-    return looks_of(torch.randn(1, 1, size, size, size))
+def drawn(image, points, labels, logits):
+    return unfold(draw_prompts(fold(looks_of(image)), points, labels, logits))
 
 
-def test_unfolding_puts_the_channels_of_a_cell_into_its_voxels():
-    x = torch.arange(2 * 8 * 2 * 3 * 4.0).reshape(2, 8, 2, 3, 4)
+def test_unfolding_puts_the_voxels_of_a_cell_into_their_places_and_folding_back():
+    x = torch.arange(2 * 3 * 8 * 2 * 3 * 4.0).reshape(2, 3, 8, 2, 3, 4)
     whole = unfold(x)
-    assert whole.shape == (2, 1, 4, 6, 8)
-    assert whole[1, 0, 2:4, 4:6, 6:8].flatten().tolist() == x[1, :, 1, 2, 3].tolist()
+    assert whole.shape == (2, 3, 4, 6, 8)
+    assert whole[1, 2, 2:4, 4:6, 6:8].flatten().tolist() == x[1, 2, :, 1, 2, 3].tolist()
+    assert torch.equal(fold(whole), x)
+
+
+def test_layers_of_cells_give_what_torch_gives():
+    maps, features = torch.randn(2, 3, 8, 6, 4), torch.randn(2, 5, 4, 3, 2)
+    down, up, single = (
+        torch.nn.Conv3d(3, 7, 2, stride=2),
+        torch.nn.ConvTranspose3d(5, 7, 2, 2),
+        torch.nn.Conv3d(5, 7, 1),
+    )
+    torch.testing.assert_close(convolve_cells(down, fold(maps).flatten(1, 2)), down(maps))
+    torch.testing.assert_close(convolve_cells(single, features), single(features))
+    torch.testing.assert_close(upscale_cells(up, features), up(features))
+    for result in (convolve_cells(single, features), upscale_cells(up, features)):
+        assert result.is_contiguous(memory_format=torch.channels_last_3d)
 
 
 def test_maps_are_mixed_with_the_weights_of_each_cell():
     known, weights = torch.randn(2, 3, 8, 8, 8), torch.randn(2, 3, 4, 4, 4)
     large = weights.repeat_interleave(2, 2).repeat_interleave(2, 3).repeat_interleave(2, 4)
-    torch.testing.assert_close(mixed(weights, known), (large * known).sum(1, keepdim=True))
+    result = unfold(mixed(weights, fold(known).unbind(1))[:, None])
+    torch.testing.assert_close(result, (large * known).sum(1, keepdim=True))
 
 
 def test_clicks_are_drawn_where_they_are():
     points = torch.tensor([[[3.0, 8, 12], [10, 2, 5]]])
-    maps = draw_prompts(looks(), points, torch.tensor([[1, 0]]), torch.zeros(1, 1, 16, 16, 16))
-    assert maps.shape == (1, MAPS + LOOKS, 16, 16, 16)
+    maps = drawn(torch.randn(1, 1, 16, 16, 16), points, torch.tensor([[1, 0]]), torch.zeros(1, 1, 16, 16, 16))
+    assert maps.shape == (1, MAPS, 16, 16, 16)
     for channel, voxel in ((0, (3, 8, 12)), (1, (10, 2, 5))):
         assert np.unravel_index(int(maps[0, channel].argmax()), (16, 16, 16)) == voxel
         assert maps[0, channel].max() == 1
@@ -57,7 +74,7 @@ def test_clicks_are_drawn_where_they_are():
 
 def test_a_box_is_filled_and_logits_are_bounded():
     points, labels = torch.tensor([[[2.0, 3, 4], [5, 9, 6]]]), torch.tensor([[2, 3]])
-    maps = draw_prompts(looks(), points, labels, torch.full((1, 1, 16, 16, 16), 50.0))
+    maps = drawn(torch.randn(1, 1, 16, 16, 16), points, labels, torch.full((1, 1, 16, 16, 16), 50.0))
     assert maps[0, 2].sum() == 4 * 7 * 3
     assert maps[0, 2, 2:6, 3:10, 4:7].all()
     assert maps[0, PLACES].max() <= 1
@@ -66,15 +83,15 @@ def test_a_box_is_filled_and_logits_are_bounded():
 def test_points_that_are_none_leave_no_trace():
     points, labels = click(3, 4, 5, label=-1)
     empty = torch.zeros(1, 0, 3), torch.zeros(1, 0, dtype=torch.long)
-    seen, logits = looks(), torch.randn(1, 1, 16, 16, 16)
-    assert torch.equal(draw_prompts(seen, points, labels, logits), draw_prompts(seen, *empty, logits))
+    image, logits = torch.randn(2, 1, 1, 16, 16, 16)
+    assert torch.equal(drawn(image, points, labels, logits), drawn(image, *empty, logits))
 
 
 def test_what_is_as_bright_as_a_click_is_like_it_and_other_things_are_not():
     image = torch.zeros(1, 1, 16, 16, 16)
     image[..., 8:] = 1.0
     points, labels = torch.tensor([[[4.0, 4, 3], [4, 4, 12]]]), torch.tensor([[1, 0]])
-    like_positive, _, like_negative, _ = draw_prompts(looks_of(image), points, labels, torch.zeros_like(image))[0, 4:8]
+    like_positive, _, like_negative, _ = drawn(image, points, labels, torch.zeros_like(image))[0, 4:8]
     assert like_positive[..., :8].min() > 0.95
     assert like_positive[..., 8:].max() < 0.25
     torch.testing.assert_close(like_positive, like_negative.flip(-1), atol=0.05, rtol=0)  # in steps of brightness
@@ -84,7 +101,7 @@ def test_of_several_clicks_the_most_similar_counts():
     image = torch.zeros(1, 1, 16, 16, 16)
     image[..., 5:10], image[..., 10:] = 0.5, 1.0
     points, labels = torch.tensor([[[4.0, 4, 2], [4, 4, 13]]]), torch.tensor([[1, 1]])
-    like = draw_prompts(looks_of(image), points, labels, torch.zeros_like(image))[0, 4]
+    like = drawn(image, points, labels, torch.zeros_like(image))[0, 4]
     assert like[..., :4].min() > 0.95
     assert like[..., 11:].min() > 0.95
     assert like[..., 7].max() < 0.5
@@ -119,7 +136,8 @@ def test_logits_come_at_every_voxel_and_depend_on_clicks_and_previous_logits(mod
         (8, 8, 8, 8),
         (GROUPS * GROUP_WIDTH, 4, 4, 4),
         (3, 8, 8, 8),
-        (LOOKS, 16, 16, 16),
+        (LOOKS, 8, 8, 8, 8),
+        (48, 2, 2, 2),
     ]
     first = model.decode(embedding, *click(3, 4, 5), model.empty_mask(1))
     assert first.shape == (1, 1, 16, 16, 16)
