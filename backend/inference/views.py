@@ -58,22 +58,16 @@ class Views:
 
     def around(self, centre: npt.ArrayLike, side_mm: float) -> View:
         """At least `side_mm` wide, with the volume index `centre` in its middle."""
-        return self._at(max(self.finest, level_of(side_mm / self.size)), centre)
+        level = max(self.finest, level_of(side_mm / self.size))
+        middle = self._predictor.grid_at(level).from_volume(centre)
+        x, y, z = np.rint(middle - (self.size - 1) / 2).astype(int).tolist()
+        return View(level, (x, y, z))
 
     def fitted(self, span: Span) -> View:
         """Filled by a box as much as it should be."""
         ends = self._predictor.grid.from_volume(np.stack(span))
         side_mm = (np.abs(ends[1] - ends[0]).max() + 1) * spacing_of(0)
         return self.around((span.low + span.high) / 2, side_mm / FILL)
-
-    def finer(self, view: View, centre: npt.ArrayLike) -> View:
-        """Half as wide, as far as there is more to see, with the volume index `centre` in its middle."""
-        return self._at(max(self.finest, view.level - 2), centre)
-
-    def _at(self, level: int, centre: npt.ArrayLike) -> View:
-        middle = self._predictor.grid_at(level).from_volume(centre)
-        x, y, z = np.rint(middle - (self.size - 1) / 2).astype(int).tolist()
-        return View(level, (x, y, z))
 
     def voxels(self, view: View, points: Points) -> Points:
         """Continuous voxels of a window (N, 3) of volume indices (N, 3)."""

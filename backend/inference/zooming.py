@@ -5,7 +5,7 @@ from scipy import ndimage
 
 from backend.geometry import extract_crop
 from backend.inference.canvas import Canvas, Floats, Window
-from backend.inference.predictor import Predictor, spacing_of
+from backend.inference.predictor import Predictor
 from backend.inference.prompts import Click, InitialMask, Point, Prompt, Prompts, centre_of, check_prompt, ends_of
 from backend.inference.solver import MASK_LOGIT, Solver
 from backend.inference.views import Bools, Points, Span, View, Views, view_of
@@ -15,8 +15,6 @@ from backend.volume import Volume
 FIRST_SHARE, FIRST_MM = 1.0, 90.0
 # The object's longest side as a share of the window's may be between these.
 LEAST_FILL, MOST_FILL = 0.15, 0.85
-# With so many clicks, a window in which they are not heeded is too coarse; with fewer, more often the network errs.
-MANY = 4
 # A window is at least so many times as wide as the object reaches, going by the clicks.
 ROOM = 4.0
 # Windows tried for one prompt.
@@ -27,9 +25,8 @@ class ZoomingSolver(Solver):
     """For networks of any voxel size, which are given all clicks so far.
 
     A click is answered in a window of a first guess. Where the object is small in it, or a negative click says that it
-    must be, the window becomes finer, where it touches the faces wider, and where clicks are not heeded it comes closer
-    to them, and the click is answered again; the answer that heeds the clicks best stays. Later clicks keep the window
-    for as long as the object fits.
+    must be, the window becomes finer, where it touches the faces wider, and the click is answered again; the answer
+    that heeds the clicks best stays. Later clicks keep the window for as long as the object fits.
     A box is taken as a click at its centre and as the size of the window.
     """
 
@@ -101,8 +98,7 @@ class ZoomingSolver(Solver):
     def _wanted(self, view: View, answer: Canvas, prompts: Prompts) -> View | None:
         """A better window for the object, or None if it fits this one."""
         points, labels = _clicks(prompts)
-        positive = points[labels]
-        piece = clicked_piece(answer.windows[0].logits > 0, self._views.voxels(view, positive))
+        piece = clicked_piece(answer.windows[0].logits > 0, self._views.voxels(view, points[labels]))
         box = ndimage.find_objects(piece.view(np.uint8))
         if not box:
             return None
@@ -111,27 +107,31 @@ class ZoomingSolver(Solver):
         share = (ends[1] - ends[0] + 1).max() / self._views.size
         if beyond.any() or share > MOST_FILL:
             ends += self._views.size / 4 * np.stack([-1 * beyond[:, 0], beyond[:, 1]])
-            wider = self._views.fitted(Span(*_sorted(self._views.points(view, ends))))
+            wider = self._fitted(view, ends)
             return wider if wider.level >= view.level else None
-        if share < LEAST_FILL:
-            closer = self._views.fitted(Span(*_sorted(self._views.points(view, ends))))
-        elif ROOM * self._reach(points, labels) < 0.7 * self._views.size * spacing_of(view.level):
-            closer = self._views.around((positive.min(0) + positive.max(0)) / 2, ROOM * self._reach(points, labels))
-        elif len(points) >= MANY and 2 * share < MOST_FILL and self._heeded(view, answer, prompts) < 1:
-            closer = self._views.finer(view, (positive.min(0) + positive.max(0)) / 2)
-        else:
+        closer = self._fitted(view, ends) if share < LEAST_FILL else self._closer(points, labels)
+        if closer is None:
             return None
-        fits = self._views.inside(self._views.voxels(closer, positive), margin=2).all()
+        fits = self._views.inside(self._views.voxels(closer, points[labels]), margin=2).all()
         return closer if fits and closer.level < view.level else None
 
-    def _reach(self, points: Points, labels: Bools) -> float:
-        """How far the object reaches (mm), going by clicks: to the nearest negative one, or between positive ones."""
+    def _fitted(self, view: View, ends: Points) -> View:
+        """The window that fits a box, whose lower and upper end (2, 3) are voxels of a window."""
+        corners = self._views.points(view, ends)  # axes of the volume may run against those of the window
+        return self._views.fitted(Span(corners.min(0), corners.max(0)))
+
+    def _closer(self, points: Points, labels: Bools) -> View | None:
+        """The window that negative clicks ask for: ROOM times as wide as the object reaches (mm), going by clicks.
+
+        It reaches to the nearest negative one, or half as far as from one positive one to another.
+        """
         at_mm = points * self.predictor.volume.spacing
         positive, negative = at_mm[labels], at_mm[~labels]
         if not len(positive) or not len(negative):
-            return np.inf
+            return None
         apart = np.linalg.norm(positive[:, None] - negative, axis=-1).min()
-        return max(float(apart), float(np.linalg.norm(np.ptp(positive, axis=0))) / 2)
+        reach = max(float(apart), float(np.linalg.norm(np.ptp(positive, axis=0))) / 2)
+        return self._views.around((points[labels].min(0) + points[labels].max(0)) / 2, ROOM * reach)
 
     def _trust(self, view: View, answer: Canvas, prompts: Prompts) -> float:
         """How far an answer heeds the clicks, and, for half of that, how sure it is: its expected Dice."""
@@ -167,11 +167,6 @@ def _clicks(prompts: Prompts) -> tuple[Points, Bools]:
             points.append(centre_of(prompt))
             labels.append(not isinstance(prompt, Click) or prompt.positive)
     return np.array(points, dtype=np.float64).reshape(-1, 3), np.array(labels, dtype=bool)
-
-
-def _sorted(ends: Points) -> tuple[Points, Points]:
-    """The lower and the upper of two corners: axes of the volume may run against those of the window."""
-    return ends.min(0), ends.max(0)
 
 
 def clicked_piece(mask: Bools, voxels: Points) -> Bools:

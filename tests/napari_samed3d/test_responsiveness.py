@@ -56,7 +56,7 @@ def test_the_event_loop_is_never_blocked_for_100_ms(window: Window, phantom: Pha
     window.wait_idle()
     window.widget.follow.value = True  # random weights fill every window, so that this goes on and on
     # A turn that our code makes too long is too long every time; one that another process makes too long is not.
-    assert min(_longest_turn(window, target) for target in targets) < 0.1
+    assert any(_longest_turn(window, target) < 0.1 for target in targets)
 
 
 def _longest_turn(window: Window, target: np.ndarray) -> float:
