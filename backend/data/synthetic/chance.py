@@ -20,7 +20,7 @@ def multiply_axis(field: Tensor, matrix_NM: Tensor, axis: int) -> Tensor:
 
 
 def blur(image: Tensor, sigmas: tuple[float, float, float]) -> Tensor:
-    """Gaussian blur with one width an axis, in voxels; the edge voxels go on beyond the border."""
+    """Gaussian blur of a cube (S, S, S) with one width an axis, in voxels, by what lies inside of it."""
     for axis, sigma in enumerate(sigmas):
         if sigma >= 0.3:
             image = multiply_axis(image, _gaussian(len(image), sigma, image.device), axis)

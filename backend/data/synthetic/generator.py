@@ -10,7 +10,7 @@ from torch import Tensor
 
 from backend.data.synthetic.chance import Chance
 from backend.data.synthetic.label_maps import LabelMap
-from backend.data.synthetic.looks import Look, choose_look, paint
+from backend.data.synthetic.looks import Look, Seen, choose_look, paint
 from backend.data.synthetic.resolution import blurred, cut_field, thick_slices
 from backend.data.synthetic.shapes import add_gap, add_lesions, add_parts, scene
 
@@ -61,7 +61,7 @@ def generate(seed: int, size: int, device: torch.device, maps: Sequence[LabelMap
     for _ in range(ATTEMPTS):
         drawn = _scene(size, chance, maps)
         look = choose_look(chance)
-        image = paint(drawn.labels, drawn.seen, look, chance)
+        image = paint(Seen(drawn.labels, drawn.mask, drawn.seen), look, chance)
         image, mask = _scanned(image, drawn, chance)
         mask = largest_piece(mask)
         if LEAST_SHARE <= int(mask.sum()) / size**3 <= LARGEST_SHARE:

@@ -53,7 +53,9 @@ class LabelMap:
         low, high = self._boxes[chosen - 1]
         centre = (low + high) / 2 + chance.vector(-0.25, 0.25) * (high - low)
         at = grid(size, self.labels.device) + 0.05 * chance.smooth(size, chance.uniform(1.5, 4), channels=3)
-        turned = torch.einsum("ij,jxyz->ixyz", chance.rotation() if chance.maybe(0.5) else torch.eye(3), at)
+        turned = torch.einsum(
+            "ij,jxyz->ixyz", chance.rotation() if chance.maybe(0.5) else torch.eye(3, device=at.device), at
+        )
         voxels = turned * width / 2 + centre.view(3, 1, 1, 1)
         return _nearest(self.labels, voxels)
 

@@ -5,7 +5,7 @@ through the same normalisation as real volumes.
 """
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,13 +15,30 @@ from backend.data.synthetic.chance import Chance, blur
 from backend.data.synthetic.shapes import AIR
 
 Look = Literal["CT", "MR", "PET", "US"]
-Painter = Callable[[Tensor, int, Chance], Tensor]
 
+AIR_HU = -1000.0
 LUNG, FAT, SOFT, CONTRAST, BONE = (-900.0, -650.0), (-120.0, -70.0), (0.0, 90.0), (90.0, 300.0), (200.0, 1200.0)
 """Ranges of Hounsfield units of tissues."""
 
-MOST_UNSEEN = 0.5
+LEAST_UNSEEN, MOST_UNSEEN = 0.05, 0.5
 """The share of an object's border that may be with a neighbour of the same brightness."""
+
+
+class Seen(NamedTuple):
+    """What is painted, and what should be seen in it.
+
+    Attributes:
+        labels: (S, S, S) uint8.
+        mask: (S, S, S) bool, the object, which may have several labels.
+        label: the one that the object ends with.
+    """
+
+    labels: Tensor
+    mask: Tensor
+    label: int
+
+
+Painter = Callable[[Seen, Chance], Tensor]
 
 
 def choose_look(chance: Chance) -> Look:
@@ -30,9 +47,9 @@ def choose_look(chance: Chance) -> Look:
     return "MR" if draw < 0.45 else "CT" if draw < 0.8 else "PET" if draw < 0.9 else "US"
 
 
-def paint(labels: Tensor, target: int, look: Look, chance: Chance) -> Tensor:
-    """The image (S, S, S), float32, of a label map (S, S, S), of which one label should be seen."""
-    return PAINTERS[look](labels, target, chance)
+def paint(seen: Seen, look: Look, chance: Chance) -> Tensor:
+    """The image (S, S, S), float32, of a label map."""
+    return PAINTERS[look](seen, chance)
 
 
 def _textured(labels: Tensor, means: Tensor, spread: float, chance: Chance) -> Tensor:
@@ -48,33 +65,37 @@ def _textured(labels: Tensor, means: Tensor, spread: float, chance: Chance) -> T
     return means[index] + strengths[index] * texture
 
 
-def _neighbours_apart(labels: Tensor, target: int, means: Tensor, least: float, chance: Chance) -> Tensor:
-    """Move the mean of the target at least `least` from that of what is around it; at times not from one neighbour's.
+def _neighbours_apart(seen: Seen, means: Tensor, least: float, lowest: float, chance: Chance) -> Tensor:
+    """Move the mean of the label at least `least` from that of what is around the object, but not below `lowest`.
 
-    Where that neighbour is, the object's end cannot be seen, as that of a liver at the heart or at a muscle.
+    At times one neighbour gets the same brightness. Where that is, the object's end cannot be seen, as that of a liver
+    at the heart or at a muscle.
     """
-    coarse = labels[::2, ::2, ::2]
-    inside = (coarse == target)[None, None].float()
-    ring = (functional.max_pool3d(inside, 3, stride=1, padding=1)[0, 0] > 0) & (coarse != target)
+    coarse, mask = seen.labels[::2, ::2, ::2], seen.mask[::2, ::2, ::2]
+    inside = (coarse == seen.label)[None, None].float()
+    ring = (functional.max_pool3d(inside, 3, stride=1, padding=1)[0, 0] > 0) & ~mask
     if not ring.any():
         return means
     neighbours = coarse[ring].int()
     around = means[neighbours].mean()
-    if (means[target] - around).abs() < least:
-        means[target] = around + (least if chance.maybe(0.5) else -least)
+    if (means[seen.label] - around).abs() < least:
+        darker = chance.maybe(0.5) and around - least >= lowest
+        means[seen.label] = around + (-least if darker else least)
     shares = torch.bincount(neighbours, minlength=len(means)) / len(neighbours)
-    like = torch.nonzero((shares > 0.05) & (shares < MOST_UNSEEN))[:, 0]
-    if len(like) and chance.maybe(0.4):
-        means[like[chance.integer(0, len(like) - 1)]] = means[target] + chance.uniform(-0.3, 0.3) * least
+    unseen = torch.nonzero((shares > LEAST_UNSEEN) & (shares < MOST_UNSEEN))[:, 0]
+    if len(unseen) and chance.maybe(0.4):
+        jitter = chance.uniform(-0.3, 0.3) * least
+        means[unseen[chance.integer(0, len(unseen) - 1)]] = means[seen.label] + jitter
     return means
 
 
-def _mr(labels: Tensor, target: int, chance: Chance) -> Tensor:
+def _mr(seen: Seen, chance: Chance) -> Tensor:
+    labels = seen.labels
     count = int(labels.max()) + 1
     means = chance.vector(0.05, 1, count)
     if chance.maybe(0.8):
         means[AIR] = chance.uniform(0, 0.05)
-    means = _neighbours_apart(labels, target, means, chance.log_uniform(0.08, 0.5), chance)
+    means = _neighbours_apart(seen, means, chance.log_uniform(0.08, 0.5), 0, chance)
     image = _textured(labels, means, chance.uniform(0, 0.25), chance)
     image = _partial_volume(image, chance)
     image = image * torch.exp(chance.uniform(0, 0.4) * chance.smooth(len(labels), chance.uniform(0.5, 2))[0])
@@ -85,12 +106,13 @@ def _mr(labels: Tensor, target: int, chance: Chance) -> Tensor:
     return chance.log_uniform(50, 5000) * image ** chance.uniform(0.7, 1.4)
 
 
-def _ct(labels: Tensor, target: int, chance: Chance) -> Tensor:
+def _ct(seen: Seen, chance: Chance) -> Tensor:
+    labels = seen.labels
     count = int(labels.max()) + 1
     means = torch.tensor([chance.uniform(*_tissue(chance)) for _ in range(count)], device=labels.device)
     if chance.maybe(0.8):
-        means[AIR] = -1000
-    means = _neighbours_apart(labels, target, means, chance.log_uniform(15, 150), chance)
+        means[AIR] = AIR_HU
+    means = _neighbours_apart(seen, means, chance.log_uniform(15, 150), AIR_HU, chance)
     image = _partial_volume(_textured(labels, means, chance.uniform(0, 60), chance), chance)
     grain = chance.noise(len(labels))[0]
     smoothness = chance.uniform(0, 1.2)
@@ -104,10 +126,11 @@ def _tissue(chance: Chance) -> tuple[float, float]:
     return SOFT if draw < 0.5 else FAT if draw < 0.65 else CONTRAST if draw < 0.82 else BONE if draw < 0.93 else LUNG
 
 
-def _pet(labels: Tensor, target: int, chance: Chance) -> Tensor:
+def _pet(seen: Seen, chance: Chance) -> Tensor:
+    labels = seen.labels
     count = int(labels.max()) + 1
     means = 0.3 * torch.exp(chance.vector(-1, 1.5, count))
-    means[target] = chance.log_uniform(2, 15)
+    means[seen.label] = chance.log_uniform(2, 15)
     if count > 3 and chance.maybe(0.5):
         means[chance.integer(1, count - 2)] = chance.log_uniform(1, 10)
     means[AIR] = chance.uniform(0, 0.05)
@@ -119,10 +142,11 @@ def _pet(labels: Tensor, target: int, chance: Chance) -> Tensor:
     return chance.log_uniform(1, 3000) * blur(noisy, (grain, grain, grain)).clamp_min(0)
 
 
-def _us(labels: Tensor, target: int, chance: Chance) -> Tensor:
+def _us(seen: Seen, chance: Chance) -> Tensor:
+    labels = seen.labels
     size = len(labels)
     means = chance.vector(0.05, 1, int(labels.max()) + 1)
-    means = _neighbours_apart(labels, target, means, chance.log_uniform(0.15, 0.5), chance)
+    means = _neighbours_apart(seen, means, chance.log_uniform(0.15, 0.5), 0, chance)
     image = _partial_volume(_textured(labels, means, 0.2, chance), chance).clamp_min(0.01)
     depth = torch.linspace(0, 1, size, device=labels.device)[:, None, None]
     image = image * torch.exp(-chance.uniform(0, 1.5) * depth)

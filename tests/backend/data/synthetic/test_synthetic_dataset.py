@@ -15,7 +15,7 @@ from backend.data.synthetic.chance import Chance
 from backend.data.synthetic.dataset import SyntheticDataset
 from backend.data.synthetic.generator import LARGEST_SHARE, LEAST_SHARE, generate
 from backend.data.synthetic.label_maps import LabelMap
-from backend.data.synthetic.looks import PAINTERS, paint
+from backend.data.synthetic.looks import PAINTERS, Seen, paint
 from backend.data.synthetic.shapes import add_gap, add_parts, scene
 
 SIZE = 24
@@ -45,13 +45,13 @@ def test_all_modalities_come_up_with_values_of_their_kind(pairs):
 
 
 def test_objects_can_be_seen(pairs):
-    """Inside and just outside differ by more than the two sets' spread would explain in most volumes."""
+    """Inside and just outside differ by more than the spread inside, in more volumes than by chance (46 of 60)."""
     apart = 0
     for image, mask, _ in pairs:
         ring = ndimage.binary_dilation(mask.numpy(), iterations=2) & ~mask.numpy()
         inside, outside = image[mask], image[torch.from_numpy(ring)]
-        apart += bool((inside.mean() - outside.mean()).abs() > 3 * inside.std() / len(inside) ** 0.5)
-    assert apart > 0.8 * len(pairs)
+        apart += bool((inside.mean() - outside.mean()).abs() > inside.std())
+    assert apart > 50
 
 
 def test_masks_are_of_many_sizes(pairs):
@@ -66,13 +66,25 @@ def test_a_neighbour_may_look_the_same_but_what_is_around_does_not(look):
     labels[8:16, 8:16, 8:16], labels[8:16, 8:16, 16:] = 3, 2
     alike, apart = 0, 0
     for seed in range(60):
-        image = paint(labels, 3, look, Chance(seed, torch.device("cpu")))
+        image = paint(Seen(labels, labels == 3, 3), look, Chance(seed, torch.device("cpu")))
         inside, outside = image[9:15, 9:15, 9:15], image[:6]
         contrast = (inside.mean() - outside.mean()).abs()
         apart += bool(contrast > inside.std() / 4)
-        alike += bool((inside.mean() - image[9:15, 9:15, 17:23].mean()).abs() < contrast / 4)
+        alike += bool((inside.mean() - image[9:15, 9:15, 17:23].mean()).abs() < contrast / 3)
     assert apart > 45
-    assert 17 < alike < 40  # by chance alone it is 13 at most
+    assert 18 < alike < 40  # by chance alone it is 17 at most
+
+
+@pytest.mark.parametrize("look", ["CT", "MR", "US"])
+def test_a_rim_differs_from_what_is_around_the_object_whatever_is_in_it(look):
+    labels = torch.ones(SIZE, SIZE, SIZE, dtype=torch.uint8)
+    labels[4:20, 4:20, 4:20], labels[7:17, 7:17, 7:17] = 3, 2  # a rim around a core
+    apart = 0
+    for seed in range(60):
+        image = paint(Seen(labels, labels > 1, 3), look, Chance(seed, torch.device("cpu")))
+        rim, outside = image[5:6, 5:19, 5:19], image[:3]
+        apart += bool((rim.mean() - outside.mean()).abs() > (rim.std() + outside.std()) / 4)
+    assert apart > 50
 
 
 def test_a_gap_parts_an_object_from_what_is_around_it():
