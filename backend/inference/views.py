@@ -57,7 +57,7 @@ class Views:
         return self._predictor.size
 
     def around(self, centre: npt.ArrayLike, side_mm: float) -> View:
-        """At least `side_mm` wide, with the volume index `centre` in its middle."""
+        """At least `side_mm` wide, as far as there are levels, with the volume index `centre` in its middle."""
         level = max(self.finest, level_of(side_mm / self.size))
         middle = self._predictor.grid_at(level).from_volume(centre)
         x, y, z = np.rint(middle - (self.size - 1) / 2).astype(int).tolist()

@@ -5,18 +5,20 @@ from scipy import ndimage
 
 from backend.geometry import extract_crop
 from backend.inference.canvas import Canvas, Floats, Window
-from backend.inference.predictor import Predictor
+from backend.inference.predictor import Predictor, spacing_of
 from backend.inference.prompts import Click, InitialMask, Point, Prompt, Prompts, centre_of, check_prompt, ends_of
 from backend.inference.solver import MASK_LOGIT, Solver
 from backend.inference.views import Bools, Points, Span, View, Views, view_of
 from backend.volume import Volume
 
-# Side of the first window as a share of the volume's (the geometric mean of its three), and at most (mm).
-FIRST_SHARE, FIRST_MM = 1.0, 90.0
+# The first window is about as wide as the volume (the geometric mean of its sides), and at most this (mm).
+FIRST_MM = 96.0
 # The object's longest side as a share of the window's may be between these.
 LEAST_FILL, MOST_FILL = 0.15, 0.85
 # A window is at least so many times as wide as the object reaches, going by the clicks.
 ROOM = 4.0
+# What an answer loses for being cut off by a face of its window; heeding one of ten clicks counts as much.
+CUT = 0.1
 # Windows tried for one prompt.
 LOOKS = 4
 
@@ -43,7 +45,7 @@ class ZoomingSolver(Solver):
     def _first_view(self, prompt: Prompt) -> View:
         if isinstance(prompt, Click):
             sides = np.multiply(self.predictor.volume.shape, self.predictor.volume.spacing)
-            return self._views.around(prompt.point, min(FIRST_SHARE * float(sides.prod()) ** (1 / 3), FIRST_MM))
+            return self._views.around(prompt.point, min(float(sides.prod()) ** (1 / 3), FIRST_MM))
         ends = ends_of(prompt)
         return self._views.fitted(Span(np.minimum(*ends), np.maximum(*ends)))
 
@@ -63,9 +65,11 @@ class ZoomingSolver(Solver):
             view = wanted
 
     def _without_strays(self, view: View, answer: Canvas, prompts: Prompts) -> Canvas:
-        """The answer without pieces in which nobody clicked, if there is one with a click."""
+        """The answer without pieces in which nobody clicked; after an initial mask, which may have many, as it is."""
         logits = answer.windows[0].logits
         points, labels = _clicks(prompts)
+        if not labels.any() or any(isinstance(prompt, InitialMask) for prompt in prompts):
+            return answer
         kept = clicked_piece(logits > 0, self._views.voxels(view, points[labels]))
         return self._canvas(view, np.where(kept, logits, -np.abs(logits)))
 
@@ -100,8 +104,8 @@ class ZoomingSolver(Solver):
         points, labels = _clicks(prompts)
         piece = clicked_piece(answer.windows[0].logits > 0, self._views.voxels(view, points[labels]))
         box = ndimage.find_objects(piece.view(np.uint8))
-        if not box:
-            return None
+        if not box:  # perhaps too small to be seen
+            return self._if_closer(view, self._halved(view, points[labels]), points[labels])
         ends = np.array([[side.start, side.stop - 1] for side in box[0]], dtype=np.float64).T
         beyond = self._views.beyond(view, piece)
         share = (ends[1] - ends[0] + 1).max() / self._views.size
@@ -109,18 +113,26 @@ class ZoomingSolver(Solver):
             ends += self._views.size / 4 * np.stack([-1 * beyond[:, 0], beyond[:, 1]])
             wider = self._fitted(view, ends)
             return wider if wider.level >= view.level else None
-        closer = self._fitted(view, ends) if share < LEAST_FILL else self._closer(points, labels)
-        if closer is None:
+        closer = self._fitted(view, ends) if share < LEAST_FILL else self._asked_for(points, labels)
+        return self._if_closer(view, closer, points[labels])
+
+    def _if_closer(self, view: View, other: View | None, positive: Points) -> View | None:
+        """Another window if it is finer and holds the positive clicks."""
+        if other is None or other.level >= view.level:
             return None
-        fits = self._views.inside(self._views.voxels(closer, points[labels]), margin=2).all()
-        return closer if fits and closer.level < view.level else None
+        return other if self._views.inside(self._views.voxels(other, positive), margin=2).all() else None
+
+    def _halved(self, view: View, positive: Points) -> View | None:
+        """A window half as wide around the positive clicks."""
+        side_mm = self._views.size * spacing_of(view.level)
+        return self._views.around(_middle(positive), side_mm / 2) if len(positive) else None
 
     def _fitted(self, view: View, ends: Points) -> View:
         """The window that fits a box, whose lower and upper end (2, 3) are voxels of a window."""
         corners = self._views.points(view, ends)  # axes of the volume may run against those of the window
         return self._views.fitted(Span(corners.min(0), corners.max(0)))
 
-    def _closer(self, points: Points, labels: Bools) -> View | None:
+    def _asked_for(self, points: Points, labels: Bools) -> View | None:
         """The window that negative clicks ask for: ROOM times as wide as the object reaches (mm), going by clicks.
 
         It reaches to the nearest negative one, or half as far as from one positive one to another.
@@ -131,14 +143,19 @@ class ZoomingSolver(Solver):
             return None
         apart = np.linalg.norm(positive[:, None] - negative, axis=-1).min()
         reach = max(float(apart), float(np.linalg.norm(np.ptp(positive, axis=0))) / 2)
-        return self._views.around((points[labels].min(0) + points[labels].max(0)) / 2, ROOM * reach)
+        # Where the same place is said to be in it and not, no width would do.
+        return self._views.around(_middle(points[labels]), ROOM * reach) if reach else None
 
     def _trust(self, view: View, answer: Canvas, prompts: Prompts) -> float:
-        """How far an answer heeds the clicks, and, for half of that, how sure it is: its expected Dice."""
+        """How far an answer heeds the clicks, and, for half of that, how sure it is: its expected Dice.
+
+        An object that goes on beyond the window is only a part of what it should be.
+        """
         logits = answer.windows[0].logits
         probability, mask = 1 / (1 + np.exp(-logits)), logits > 0
         expected = 2 * float(probability[mask].sum()) / max(1.0, float(mask.sum() + probability.sum()))
-        return self._heeded(view, answer, prompts) + 0.5 * expected
+        cut = CUT * float(self._views.beyond(view, mask).any())
+        return self._heeded(view, answer, prompts) + 0.5 * expected - cut
 
     def _heeded(self, view: View, answer: Canvas, prompts: Prompts) -> float:
         """The share of the clicks that lie where they should: in the mask, or outside of it."""
@@ -154,6 +171,12 @@ class ZoomingSolver(Solver):
         grid = self.predictor.grid_at(view.level)
         share = extract_crop(mask, grid, view.start, self._views.size, average=True)
         return self._canvas(view, MASK_LOGIT * (2 * share - 1))
+
+
+def _middle(points: Points) -> Points:
+    """The middle (3,) of what points (N, 3) span."""
+    middle: Points = (points.min(0) + points.max(0)) / 2
+    return middle
 
 
 def _clicks(prompts: Prompts) -> tuple[Points, Bools]:

@@ -14,7 +14,7 @@ from backend.data.synthetic.looks import Look, Seen, choose_look, paint
 from backend.data.synthetic.resolution import blurred, cut_field, thick_slices
 from backend.data.synthetic.shapes import add_gap, add_lesions, add_parts, scene
 
-# An object is at least and at most such a share of the crop: in a first window of 90 mm, the least is one of 0.7 ml; in
+# An object is at least and at most such a share of the crop: in a first window of 96 mm, the least is one of 0.9 ml; in
 # one that is larger than its window, a click has to fill the window.
 LEAST_SHARE = 0.001
 LARGEST_SHARE = 0.9

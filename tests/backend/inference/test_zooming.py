@@ -19,10 +19,13 @@ from backend.volume import Volume
 SIZE = 32
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def wide_first_window(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The stand-ins find nothing in a window without surroundings, so the first is as wide as the volume."""
+    """`Lit` finds nothing in a window without surroundings, so the first is as wide as the volume."""
     monkeypatch.setattr("backend.inference.zooming.FIRST_MM", 240.0)
+
+
+wide = pytest.mark.usefixtures("wide_first_window")
 
 
 class Lit(FakeModel):
@@ -58,6 +61,10 @@ def middle(volume: Volume) -> tuple[float, float, float]:
     return x, y, z
 
 
+MIDDLE = Click((59.5, 59.5, 59.5))
+
+
+@wide
 @pytest.mark.parametrize("radius_mm", [6, 12, 25, 55])
 def test_the_window_fits_the_object(radius_mm: float) -> None:
     volume, truth = bright_ball(radius_mm)
@@ -80,6 +87,7 @@ def test_mask_and_clicks_land_where_they_should(orientation: Any) -> None:
         assert call.embedding[tuple(np.rint(call.points[0]).astype(int))] > 0.5
 
 
+@wide
 def test_an_object_that_leaves_the_window_makes_it_wider_and_is_looked_at_again() -> None:
     volume, truth = bright_ball(100, (150, 150, 150))
     model = Lit()
@@ -88,6 +96,67 @@ def test_an_object_that_leaves_the_window_makes_it_wider_and_is_looked_at_again(
     mask = painted(answers, (Click(point),))
     assert len(model.calls) > 1
     assert dice(mask, truth) > 0.85  # in voxels of 12 mm
+
+
+class Full(Lit):
+    """What is at least as bright as the mean: all of a window without contrast."""
+
+    def answer(self, call: Call) -> Floats:
+        return np.where(call.embedding >= call.embedding.mean() - 1e-3, 4, -4).astype(np.float32)
+
+
+@pytest.mark.filterwarnings("ignore:The voxels around the click all have the value")
+def test_an_answer_that_the_window_cuts_off_gives_way_to_a_whole_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though it is the surer one: there is nothing but the object in its window."""
+    monkeypatch.setattr("backend.inference.zooming.FIRST_MM", 48.0)
+    _, truth = bright_ball(60, (120, 120, 120))
+    model = Full()
+    mask = painted(solver(model, Volume(truth.astype(np.float32), np.diag([2.0, 2, 2, 1])), extend=True), (MIDDLE,))
+    assert (model.calls[0].logits > 0).all()
+    assert dice(mask, truth) > 0.85
+
+
+class Shortsighted(Lit):
+    """Misses what fills less than a hundredth of the window."""
+
+    def answer(self, call: Call) -> Floats:
+        logits = super().answer(call)
+        return logits if (logits > 0).mean() > 0.01 else np.full_like(logits, -4)
+
+
+@wide
+def test_what_is_not_found_is_looked_for_in_finer_windows() -> None:
+    volume, truth = bright_ball(8)
+    model = Shortsighted()
+    mask = painted(solver(model, volume, extend=True), (Click(middle(volume)),))
+    assert not (model.calls[0].logits > 0).any()
+    assert dice(mask, truth) > 0.75
+
+
+@pytest.mark.parametrize(
+    ("shape", "spacing", "side_mm"),
+    [
+        ((400, 400, 300), 1.0, 96),
+        ((20, 20, 20), 1.0, 24),  # and up to the next level
+        ((200, 200, 2), 1.0, 48),  # (200 * 200 * 2)^(1/3) = 43 mm
+        ((64, 64, 1), 0.5, 12),
+    ],
+)
+def test_the_first_window_is_as_wide_as_the_volume_and_at_most_96_mm(
+    shape: tuple[int, int, int], spacing: float, side_mm: float
+) -> None:
+    model = Zoomed()
+    volume = Volume(noise(shape).array, np.diag([spacing, spacing, spacing, 1.0]))
+    answers = solver(model, volume, extend=False)
+    canvas = answers.final((Click(middle(volume)),))
+    assert SIZE * spacing_of(canvas.level) == pytest.approx(side_mm)
+    assert painted(answers, (Click(middle(volume)),))[tuple(n // 2 for n in shape)]
+
+
+def test_the_same_voxel_in_and_out_is_answered_all_the_same() -> None:
+    volume, _ = bright_ball(20)
+    answers = solver(Lit(), volume, extend=True)
+    assert answers.final((Click(middle(volume)), Click(middle(volume), positive=False))).windows
 
 
 def test_only_so_many_windows_are_tried() -> None:
@@ -189,6 +258,16 @@ def test_an_initial_mask_comes_back_and_clicks_start_from_it() -> None:
     answers.final((InitialMask(truth), Click(middle(volume))))
     assert model.calls[0].labels == [1]
     assert model.calls[0].previous.max() == MASK_LOGIT
+
+
+def test_all_pieces_of_an_initial_mask_stay_when_a_click_follows() -> None:
+    volume, truth = bright_ball(10)
+    two = truth | np.roll(truth, 14, axis=0)
+    bright = Volume(np.where(two, np.float32(1000), np.asarray(volume.array)), volume.affine)
+    answers = solver(Lit(), bright, extend=False)
+    corner = Click((44.0, 55, 34), positive=False)
+    for click in (corner, Click(middle(volume))):
+        assert dice(painted(answers, (InitialMask(two), click)), two) > 0.85
 
 
 def test_looking_ahead_saves_the_first_clicks_embedding() -> None:
