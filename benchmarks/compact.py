@@ -1,12 +1,15 @@
 """Measure what the compact network costs beside the full-size one, a crop of each.
 
 Both image encoders and the compact decoder, with one click and with ten, are timed in turn, several rounds, and the
-best of each compared, since what else a shared machine does only adds. The last line printed is one JSON object.
+best of each compared, since what else a shared machine does only adds. So are a first click into the liver of the
+synthetic torso and a next one beside it, from the click to the mask, in as many windows as they take. The last line
+printed is one JSON object.
 
     python benchmarks/compact.py --threads 2 --rounds 10
 """
 
 import argparse
+import itertools
 import json
 import sys
 import time
@@ -21,9 +24,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from backend.inference.engine import Engine
 from backend.inference.loading import load_engine
+from backend.inference.predictor import Predictor
+from backend.inference.session import Session
 from backend.models.config import VIT_B_ORI
 from backend.models.sam_med3d import SamMed3D
 from backend.models.zoo import SHIPPED
+from backend.phantom import torso
 
 CLICKS = (1, 10)
 
@@ -57,6 +63,13 @@ def measure(rounds: int) -> dict[str, float]:
         "full_size": lambda: full.embed(crops[full]),
         "compact": lambda: compact.embed(crops[compact]),
     }
+    phantom = torso()
+    session = Session(Predictor(compact, phantom.volume))
+    i, j, k = phantom.middle_of("liver")
+    tasks["first_click"] = lambda: answer(Session(Predictor(compact, phantom.volume)), (i, j, k))
+    answer(session, (i, j, k))
+    beside = ((i + n % 9, j + n // 9, k) for n in itertools.count(1))  # another each time: answers are remembered
+    tasks["next_click"] = lambda: (answer(session, next(beside)), session.history.undo())
     for count in CLICKS:
         tasks[f"clicks_{count}"] = lambda n=count: compact.decode(embedding, points[:n], labels[:n], nothing)
     seconds: dict[str, list[float]] = defaultdict(list)
@@ -66,6 +79,12 @@ def measure(rounds: int) -> dict[str, float]:
             task()
             seconds[name].append(time.perf_counter() - start)
     return {name: min(times[1:]) for name, times in seconds.items()}  # the first pays for what torch sets up once
+
+
+def answer(session: Session, point: tuple[int, int, int]) -> None:
+    """Click and get the mask."""
+    session.click(point)
+    session.segment()
 
 
 if __name__ == "__main__":

@@ -9,21 +9,21 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import napari
 from qtpy.QtWidgets import QApplication
 
+from backend.cli import exit_status
+from backend.inference.prompts import Click, check_prompt
 from backend.phantom import torso
+from backend.volume import Volume
 from napari_samed3d.controller import Controller
 from napari_samed3d.pictures import Film, leave_pictures
 from napari_samed3d.reader import read_volumes, volume_layer
-from napari_samed3d.workspace import NEGATIVE, POSITIVE
-
-if TYPE_CHECKING:
-    from napari_samed3d.widget import SegmentWidget
+from napari_samed3d.workspace import NEGATIVE, POSITIVE, Workspace
 
 Index = tuple[int, int, int]
 
@@ -42,28 +42,34 @@ def parser() -> argparse.ArgumentParser:
     return out
 
 
-def open_window(options: argparse.Namespace) -> tuple[napari.Viewer, SegmentWidget, Index]:
-    """The viewer with the volume and the docked widget, and where the first click should go."""
+def open_window(image: Path | None) -> tuple[napari.Viewer, Controller, Workspace]:
+    """The viewer with the volume and the docked widget, and what these work on."""
     viewer = napari.Viewer(title="SAM-Med3D in napari")
     viewer.window.resize(1400, 900)
-    if options.image is None:
-        phantom = torso()
-        data, kwargs, _ = volume_layer(phantom.volume, "phantom")
-        point = options.point or phantom.middle_of("liver")
-    else:
-        data, kwargs, _ = read_volumes(str(options.image))[0]
-        point = options.point or [n // 2 for n in data.shape[::-1]]
+    data, kwargs, _ = volume_layer(torso().volume, "phantom") if image is None else read_volumes(str(image))[0]
     viewer.add_image(data, **kwargs)
     _, widget = viewer.window.add_plugin_dock_widget("napari-samed3d", "SAM-Med3D")
     viewer.reset_view()
-    return viewer, widget, (point[0], point[1], point[2])
+    if widget.controller.workspace is None:
+        raise SystemExit(widget.controller.message)
+    return viewer, widget.controller, widget.controller.workspace
 
 
-def click(viewer: napari.Viewer, controller: Controller, index: Index) -> None:
+def places_of(options: argparse.Namespace, volume: Volume) -> list[Index]:
+    """Where to click: as told, or else first into the torso's liver, or the middle of a volume.
+
+    Raises:
+        SamMed3DError: a place is not in the volume.
+    """
+    middle = torso().middle_of("liver") if options.image is None else tuple(n // 2 for n in volume.shape)
+    places = [(i, j, k) for i, j, k in (options.point or middle, *options.correct)]
+    for place in places:
+        check_prompt(volume, Click(place))
+    return places
+
+
+def click(viewer: napari.Viewer, workspace: Workspace, index: Index) -> None:
     """A click at a voxel, as if made with the mouse, and the slices through it; a negative one within the mask."""
-    workspace = controller.workspace
-    if workspace is None:
-        raise SystemExit(controller.message)
     shown = workspace.frame.order.to_viewer(index)
     viewer.dims.set_point(range(3), workspace.image.data_to_world(shown))
     within = workspace.objects.array[index] != 0
@@ -79,34 +85,35 @@ def wait(controller: Controller) -> None:
         time.sleep(0.01)
 
 
-def clicks(viewer: napari.Viewer, controller: Controller, places: list[Index]) -> Iterator[str]:
+def clicks(viewer: napari.Viewer, controller: Controller, workspace: Workspace, places: list[Index]) -> Iterator[str]:
     """Make clicks and wait for their answers, telling of each moment that is worth a picture."""
     yield "before"
     for place in places:
-        click(viewer, controller, place)
+        click(viewer, workspace, place)
         yield "clicked"
         wait(controller)
         print(controller.message)
         yield "answered"
 
 
+def run(options: argparse.Namespace) -> None:
+    """Open, click, and leave pictures or stay."""
+    viewer, controller, workspace = open_window(options.image)
+    moments = clicks(viewer, controller, workspace, places_of(options, workspace.frame.volume))
+    if options.screenshot is None:
+        deque(moments, maxlen=0)
+        napari.run()
+        return
+    film = Film(viewer)
+    for moment in moments:
+        film.take(longer=moment == "answered")
+    leave_pictures(viewer, controller, film, options.screenshot)
+    viewer.close()
+
+
 def main() -> int:
     """The command."""
-    options = parser().parse_args()
-    viewer, widget, point = open_window(options)
-    places = [point, *((i, j, k) for i, j, k in options.correct)]
-    if options.screenshot is None:
-        for place in places:
-            click(viewer, widget.controller, place)
-            wait(widget.controller)
-        napari.run()
-        return 0
-    film = Film(viewer)
-    for moment in clicks(viewer, widget.controller, places):
-        film.take(longer=moment == "answered")
-    leave_pictures(viewer, widget.controller, film, options.screenshot)
-    viewer.close()
-    return 0
+    return exit_status(run, parser().parse_args())
 
 
 if __name__ == "__main__":

@@ -9,13 +9,13 @@ from backend.geometry import Grid, Index3, canonical_grid, extract_crop
 from backend.inference.canvas import Canvas, Floats, MaskPatch
 from backend.inference.engine import Engine
 from backend.inference.preprocess import normalise
-from backend.models.interface import Embedding
+from backend.models.interface import Embedding, bytes_of
 from backend.volume import Volume
 
 # Voxel size that the published weights were trained with (mm): level 0.
 SPACING_MM = 1.5
-# One embedding of the full-size model takes 0.8 MB.
-CACHED_EMBEDDINGS = 64
+# An embedding takes 0.8 MB of the full-size network and 10 MB of the compact one.
+CACHED_BYTES = 200_000_000
 
 
 class Predictor:
@@ -63,7 +63,7 @@ class Predictor:
         if key not in self._embeddings:
             self._embeddings[key] = self.engine.embed(self.crop(start, level))
         self._embeddings.move_to_end(key)
-        while len(self._embeddings) > CACHED_EMBEDDINGS:
+        while len(self._embeddings) > 1 and sum(map(bytes_of, self._embeddings.values())) > CACHED_BYTES:
             self._embeddings.popitem(last=False)
         return self._embeddings[key]
 

@@ -11,6 +11,15 @@ CELL = 2
 VOXELS = CELL**3
 
 
+def cells_of(points: Tensor, cells: int, voxels: int = CELL) -> Tensor:
+    """Which of cells^3 cells, counted in the order of memory, points (B, N, 3) lie in: (B, N).
+
+    A cell has `voxels` voxels an axis; points beyond the image count to the nearest.
+    """
+    x, y, z = (points / voxels).floor().long().clamp(0, cells - 1).unbind(-1)
+    return (x * cells + y) * cells + z
+
+
 def fold(maps: Tensor) -> Tensor:
     """The voxels of each cell one behind the other: (B, C, 2 X, 2 Y, 2 Z) -> (B, C, 8, X, Y, Z)."""
     batch, channels, x, y, z = (side // CELL if axis > 1 else side for axis, side in enumerate(maps.shape))

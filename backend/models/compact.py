@@ -24,7 +24,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from backend.models.cells import CELL, VOXELS, convolve_cells, fold, unfold, upscale_cells
+from backend.models.cells import CELL, VOXELS, cells_of, convolve_cells, fold, unfold, upscale_cells
 from backend.models.config import CompactConfig
 from backend.models.geodesic import DISTANCE_MAPS, draw_distances, step_costs
 from backend.models.layers import Mlp, upsample
@@ -125,8 +125,7 @@ class CompactPromptEncoder(PointEncoder):
         """How like the most similar positive and negative click each cell is, (B, C, S/4, S/4, S/4) of keys."""
         size = keys.shape[-1]
         keys_BGWV = keys.reshape(len(keys), GROUPS, GROUP_WIDTH, -1)
-        x, y, z = (points / CELL**2).floor().long().clamp(0, size - 1).unbind(-1)
-        cells_BN = (x * size + y) * size + z
+        cells_BN = cells_of(points, size, voxels=CELL**2)
         clicked_BGWN = keys_BGWV.gather(3, cells_BN[:, None, None].expand(-1, GROUPS, GROUP_WIDTH, -1))
         alike_BGNV = clicked_BGWN.transpose(2, 3) @ keys_BGWV / GROUP_WIDTH**0.5
         likest = torch.cat([_likest(alike_BGNV, labels == label) for label in (1, 0)], dim=1)
@@ -267,7 +266,7 @@ class Compact(PromptNetwork[CompactConfig]):
         Args:
             embedding: from `embed`.
             points: (B, N, 3) voxel coordinates in the image; N may be 0.
-            labels: (B, N) integers: 1 positive, 0 negative, 2 and 3 the corners of a box, low and high, -1 not a point.
+            labels: (B, N) integers: 1 positive, 0 negative, -1 not a point.
             mask_logits: (B, 1, S, S, S), from an earlier `decode` or from `empty_mask`.
 
         Returns:

@@ -2,7 +2,7 @@
 
 import json
 from dataclasses import asdict, dataclass, fields
-from typing import Any
+from typing import Any, ClassVar
 
 
 def check_positive(sizes: "ModelConfig | CompactConfig") -> None:
@@ -99,12 +99,12 @@ class CompactConfig:
         decoder_depth: number of two-way blocks of the mask decoder.
         decoder_heads: attention heads of the mask decoder.
         decoder_mlp: hidden width of a two-way block's MLP.
-        box_prompts: whether there are embeddings of the two corners of a box.
 
     Raises:
         ValueError: if the sizes do not fit each other.
     """
 
+    box_prompts: ClassVar[bool] = False  # a box is a click at its centre, and a size of the window
     image_size: int = 64
     stem: tuple[int, int] = (32, 96)
     width: int = 192
@@ -114,7 +114,6 @@ class CompactConfig:
     decoder_depth: int = 2
     decoder_heads: int = 8
     decoder_mlp: int = 768
-    box_prompts: bool = False
 
     def __post_init__(self) -> None:
         check_positive(self)
@@ -123,6 +122,8 @@ class CompactConfig:
         check_divides("3", 3, "width", self.width)
         check_divides("2 * decoder_heads", 2 * self.decoder_heads, "width", self.width)
         for channels in self.stem:
+            if channels <= 0:
+                raise ValueError(f"each of stem must be positive, not {channels}")
             check_divides("8", 8, "each of stem", channels)
 
     @property

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from backend.models.cells import CELL
+from backend.models.cells import CELL, cells_of
 
-# Crossing this many times the usual difference between neighbours costs 1; a step costs at least, and at most.
+# Crossing this many times the usual difference between neighbours costs 1 more than a step costs at least; at most
+# MOST more.
 EDGE = 3.0
 LEAST, MOST = 0.15, 4.0
 # The usual difference is at least this (looks are from -4 to 4 and from -1 to 1).
@@ -67,8 +68,7 @@ def draw_distances(costs: Tensor, points: Tensor, labels: Tensor) -> Tensor:
 
 def _clicked(size: int, points: Tensor, labels: Tensor) -> Tensor:
     """The cells with a positive and with a negative click, (B, 2, X, Y, Z)."""
-    x, y, z = (points / CELL).floor().long().clamp(0, size - 1).unbind(-1)
-    cell_BN = (x * size + y) * size + z
+    cell_BN = cells_of(points, size)
     cells = torch.zeros(len(points), 2, size**3 + 1, dtype=torch.bool, device=points.device)  # one for those left out
     for kind, label in enumerate((1, 0)):
         cells[:, kind].scatter_(1, torch.where(labels == label, cell_BN, size**3), value=True)

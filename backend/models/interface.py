@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 Embedding = Tensor | tuple[Tensor, ...]
-"""What a model keeps of images: (B, C, grid, grid, grid), or several of these, the coarsest first."""
+"""What a model keeps of images: one tensor or several, each with the images along its first axis."""
 
 
 def map_embedding(function: Callable[[Tensor], Tensor], embedding: Embedding) -> Embedding:
@@ -15,6 +15,11 @@ def map_embedding(function: Callable[[Tensor], Tensor], embedding: Embedding) ->
     if isinstance(embedding, Tensor):
         return function(embedding)
     return tuple(function(tensor) for tensor in embedding)
+
+
+def bytes_of(embedding: Embedding) -> int:
+    """The memory that an embedding takes."""
+    return sum(tensor.nbytes for tensor in ((embedding,) if isinstance(embedding, Tensor) else embedding))
 
 
 class PromptModel(Protocol):

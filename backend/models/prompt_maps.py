@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from backend.models.cells import CELL, fold
-from backend.models.prompt_encoder import BOX_CORNERS
+from backend.models.cells import CELL, cells_of, fold
 
 # Standard deviation of the bump that a click is drawn as, in voxels.
 CLICK_SIGMA = 2.0
@@ -25,8 +24,8 @@ SCALES = (0.2, 0.1)
 STEPS = 512
 # Points at which the distribution of brightness is known.
 QUANTILES = 64
-# Positive clicks, negative clicks, a box.
-PLACES = 3
+# Positive clicks and negative clicks.
+PLACES = 2
 # These, the previous logits, and likeness to the positive and to the negative clicks.
 MAPS = PLACES + 1 + 2 * LOOKS
 
@@ -55,30 +54,20 @@ def draw_prompts(looks: Tensor, points: Tensor, labels: Tensor, mask_logits: Ten
     Args:
         looks: (B, 2, 8, X, Y, Z), from `looks_of`, folded.
         points: (B, N, 3) voxel coordinates.
-        labels: (B, N) integers: 1 positive, 0 negative, 2 and 3 the corners of a box, low and high, -1 not a point.
+        labels: (B, N) integers: 1 positive, 0 negative, -1 not a point.
         mask_logits: (B, 1, S, S, S).
 
     Returns:
-        (B, 8, 8, X, Y, Z): places, the logits and likeness, 8 maps, folded.
+        (B, 7, 8, X, Y, Z): places, the logits and likeness, 7 maps, folded.
     """
     at_S = torch.arange(mask_logits.shape[-1], device=points.device)
     offset_BN3S = at_S - points[..., None]
     # Cut at four standard deviations: products of smaller numbers are denormal, and five times as slow on CPUs.
     bump_BN3S = torch.exp(-(offset_BN3S**2) / (2 * CLICK_SIGMA**2)) * (offset_BN3S.abs() < 4 * CLICK_SIGMA)
     clicks = [_blend(bump_BN3S * (labels == label)[..., None, None]) for label in (1, 0)]
-    places = [place.to(mask_logits.dtype) for place in (*clicks, _draw_box(offset_BN3S, labels))]
+    places = [click.to(mask_logits.dtype) for click in clicks]
     before = torch.tanh(mask_logits / LOGIT_SCALE)
     return torch.cat([*map(fold, (*places, before)), *_draw_likeness(looks, points, labels)], dim=1)
-
-
-def _draw_box(offset_BN3S: Tensor, labels: Tensor) -> Tensor:
-    """1 between the corners of a box, 0 elsewhere and where there is none."""
-    low, high = ((labels == corner)[..., None, None] for corner in BOX_CORNERS)
-    if not (low | high).any():
-        return torch.zeros(len(labels), 1, *3 * offset_BN3S.shape[-1:])
-    above = (low & (offset_BN3S >= 0)).any(1, keepdim=True)
-    below = (high & (offset_BN3S <= 0)).any(1, keepdim=True)
-    return _blend((above & below).to(offset_BN3S.dtype))
 
 
 def _blend(profile_BN3S: Tensor) -> Tensor:
@@ -112,8 +101,7 @@ def _around(looks: Tensor, points: Tensor) -> Tensor:
     around = torch.stack(torch.meshgrid(*3 * [torch.arange(-1, 2, device=points.device)], indexing="ij"), -1)
     x, y, z = (points.round().long()[:, :, None] + around.reshape(27, 3)).clamp(0, CELL * cells - 1).unbind(-1)
     within = (x % CELL * CELL + y % CELL) * CELL + z % CELL
-    cell = (x // CELL * cells + y // CELL) * cells + z // CELL
-    voxels_BM = (within * cells**3 + cell).flatten(1)
+    voxels_BM = (within * cells**3 + cells_of(torch.stack([x, y, z], -1), cells)).flatten(1)
     found = looks.flatten(2).gather(2, voxels_BM[:, None].expand(-1, looks.shape[1], -1))
     mean: Tensor = found.reshape(len(points), looks.shape[1], -1, 27).mean(3)
     return mean

@@ -4,6 +4,7 @@ import sys
 from itertools import pairwise
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
 from PIL import Image, ImageSequence
@@ -30,3 +31,21 @@ def test_the_demo_clicks_corrects_and_leaves_pictures(window, tmp_path: Path, mo
     mask = read_volume(tmp_path / "out/mask.nii.gz").array
     assert mask[inside]
     assert not mask[outside]  # the first click there was positive, the second negative
+
+
+@pytest.mark.usefixtures("window")
+def test_without_a_place_it_is_the_middle_whatever_the_orientation(tmp_path: Path) -> None:
+    """Of a sagittal file too, whose axes the viewer shows in another order."""
+    path = tmp_path / "sagittal.nii.gz"
+    affine = np.array([[0, 0, 3.0, 0], [-1, 0, 0, 0], [0, -1, 0, 0], [0, 0, 0, 1]])
+    nib.save(nib.Nifti1Image(np.zeros((40, 30, 6), np.float32), affine), path)
+    assert demo.places_of(demo.parser().parse_args([str(path)]), read_volume(path)) == [(20, 15, 3)]
+
+
+def test_a_place_beyond_the_volume_is_an_error_of_one_line(
+    window, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("napari.Viewer", lambda **_: window.viewer)
+    monkeypatch.setattr(sys, "argv", ["demo", "--point", "1", "1", "999"])
+    assert demo.main() == 2
+    assert "999" in capsys.readouterr().err

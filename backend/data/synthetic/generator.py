@@ -56,7 +56,11 @@ class Scene(NamedTuple):
 
 
 def generate(seed: int, size: int, device: torch.device, maps: Sequence[LabelMap] = ()) -> Pair:
-    """The volume of a seed, `size` (even) voxels an axis; its object is one connected piece."""
+    """The volume of a seed, `size` (even) voxels an axis; its object is one connected piece.
+
+    Raises:
+        RuntimeError: no attempt gave an object of a sensible size, which is not expected of any seed.
+    """
     chance = Chance(seed, device)
     for _ in range(ATTEMPTS):
         drawn = _scene(size, chance, maps)

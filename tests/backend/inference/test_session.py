@@ -7,8 +7,9 @@ from fakes import Ball, dice, noise
 
 from backend.errors import ErrorCode, SamMed3DError
 from backend.inference.engine import Engine
-from backend.inference.predictor import CACHED_EMBEDDINGS, Predictor
+from backend.inference.predictor import Predictor
 from backend.inference.session import Session
+from backend.models.interface import bytes_of
 from backend.models.region import Region
 from backend.phantom import Phantom, torso
 from backend.volume import Volume
@@ -112,17 +113,18 @@ def test_box_and_mask() -> None:
     assert some.labels[40, 40, 40] == 1
 
 
-def test_embeddings_are_kept_up_to_a_limit() -> None:
+def test_embeddings_are_kept_up_to_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     model = Ball()
     predictor = Predictor(Engine(model, torch.device("cpu")), noise((40, 40, 40)))
-    starts = [(x, y, 0) for x in range(9) for y in range(8)][: CACHED_EMBEDDINGS + 2]
-    for start in starts[:-1]:
+    starts = [(x, 0, 0) for x in range(6)]
+    monkeypatch.setattr("backend.inference.predictor.CACHED_BYTES", 4.5 * bytes_of(predictor.embedding(starts[0])))
+    for start in starts[1:-1]:
         predictor.embedding(start)
     assert [predictor.has_embedding(start) for start in starts[:3]] == [False, True, True]
     predictor.embedding(starts[1])  # used again, so the next to go is another
     predictor.embedding(starts[-1])
     assert [predictor.has_embedding(start) for start in starts[:3]] == [False, True, False]
-    assert model.embedded == CACHED_EMBEDDINGS + 2
+    assert model.embedded == len(starts)
 
 
 def test_what_changed_since_it_was_segmented_is_not_accepted() -> None:
