@@ -1,17 +1,21 @@
 """What the command lines share: how a model is asked for, and how errors and warnings reach a terminal."""
 
+from __future__ import annotations
+
 import argparse
 import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
 from backend.errors import SamMed3DError, SamMed3DWarning
-from backend.inference.engine import Engine
 from backend.inference.loading import AUTO, load_engine, model_names
+
+if TYPE_CHECKING:
+    from backend.inference.engine import Engine
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
