@@ -21,6 +21,10 @@ ROOM = 4.0
 CUT = 0.1
 # Windows tried for one prompt.
 LOOKS = 4
+# Beside a click there must be so many voxels of its window.
+MARGIN = 2
+# By which share of its window an object goes on beyond a face, at a guess.
+GOES_ON = 0.25
 
 
 class ZoomingSolver(Solver):
@@ -79,7 +83,7 @@ class ZoomingSolver(Solver):
         if view is None or not isinstance(newest, Click):
             return self._first_view(newest)
         click = np.array([newest.point])
-        if not newest.positive or self._views.inside(self._views.voxels(view, click), margin=2)[0]:
+        if not newest.positive or self._views.inside(self._views.voxels(view, click), margin=MARGIN)[0]:
             return view
         found = np.argwhere(canvas.windows[0].logits > 0)
         corners = np.stack([found.min(0), found.max(0)]) if len(found) else np.zeros((0, 3))
@@ -110,7 +114,7 @@ class ZoomingSolver(Solver):
         beyond = self._views.beyond(view, piece)
         share = (ends[1] - ends[0] + 1).max() / self._views.size
         if beyond.any() or share > MOST_FILL:
-            ends += self._views.size / 4 * np.stack([-1 * beyond[:, 0], beyond[:, 1]])
+            ends += GOES_ON * self._views.size * np.stack([-1 * beyond[:, 0], beyond[:, 1]])
             wider = self._fitted(view, ends)
             return wider if wider.level >= view.level else None
         closer = self._fitted(view, ends) if share < LEAST_FILL else self._asked_for(points, labels)
@@ -120,7 +124,7 @@ class ZoomingSolver(Solver):
         """Another window if it is finer and holds the positive clicks."""
         if other is None or other.level >= view.level:
             return None
-        return other if self._views.inside(self._views.voxels(other, positive), margin=2).all() else None
+        return other if self._views.inside(self._views.voxels(other, positive), margin=MARGIN).all() else None
 
     def _halved(self, view: View, positive: Points) -> View | None:
         """A window half as wide around the positive clicks."""
