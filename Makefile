@@ -24,8 +24,9 @@ pictures: .venv/all.stamp
 	$(SCREEN) $(BIN)/python -m napari_samed3d.demo $(IMAGE) --point $(POINT) $(MORE) --screenshot demo-output
 	cp demo-output/clicks.gif demo-output/window-2d.png demo-output/window-3d.png docs/
 
-# In as many processes as there are cores, up to four; all tests of a file in the same one.
-PYTEST := $(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile
+# In as many processes as there are cores, up to four; all tests of a file in the same one. Not the files with most tests
+# first: those with few and slow ones would come last, and the other processes wait for them.
+PYTEST := $(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 test: lint
 	if $(HEADLESS); then $(SCREEN) $(PYTEST); else $(PYTEST); fi
 
