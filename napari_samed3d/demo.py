@@ -101,7 +101,7 @@ def run(options: argparse.Namespace) -> None:
     viewer, controller, workspace = open_window(options.image)
     moments = clicks(viewer, controller, workspace, places_of(options, workspace.frame.volume))
     if options.screenshot is None:
-        deque(moments, maxlen=0)
+        deque(moments, maxlen=0)  # makes the clicks
         napari.run()
         return
     film = Film(viewer)

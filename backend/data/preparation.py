@@ -66,7 +66,7 @@ def _prepare_image(cases: list[SourceCase], place: Place, config: PreparationCon
     """Prepare all the cases of one image."""
     try:
         image = read_volume(cases[0].image, cases[0].frame)
-    except Exception as error:
+    except Exception as error:  # one bad case must not end thousands; it is reported
         for case in cases:
             findings.fail(case, error)
         return
@@ -75,7 +75,7 @@ def _prepare_image(cases: list[SourceCase], place: Place, config: PreparationCon
     for case in cases:
         try:
             labels = read_labels(case.label, image)
-        except Exception as error:
+        except Exception as error:  # as above
             findings.fail(case, error)
         else:
             targets += _targets(case, labels, covered, findings)

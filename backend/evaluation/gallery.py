@@ -141,5 +141,5 @@ def draw(slices: Sequence[Slice]) -> bytes:
 def png_of(figure: object) -> bytes:
     """A matplotlib figure as a PNG."""
     stream = io.BytesIO()
-    figure.savefig(stream, format="png", dpi=90)  # type: ignore[attr-defined]
+    figure.savefig(stream, format="png", dpi=90)  # type: ignore[attr-defined]  # typed as an object
     return stream.getvalue()

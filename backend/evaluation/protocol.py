@@ -141,6 +141,7 @@ def _click(
             trial.stay(number, surface=number in with_surface)
             continue
         trial.clicks.append(click)
+        # mypy cannot infer a lambda with a default, which binds this round's click.
         trial.ask(number, lambda at=click: segmenter.click(*at), surface=number in with_surface)  # type: ignore[misc]
 
 

@@ -161,7 +161,7 @@ def _child(config: TrainConfig, rank: int, ranks: int, port: int, writer: "Conne
     try:
         with plain_warnings():
             _train_as_member(config, rank, ranks, rank, TCPStore(_HOST, port, is_master=False))
-    except BaseException as error:
+    except BaseException as error:  # whatever ends a rank, the launcher must hear of it
         told = error if isinstance(error, SamMed3DError) else traceback.format_exc()
         writer.send(_Report(rank, time.time(), told))
         sys.exit(1)

@@ -127,7 +127,7 @@ class Learner:
                 embedding = None if self._cache is None else self._cache.embed(part.keys, batch.image)
                 output: EpisodeOutput = self._episode(batch.image, batch.mask, batch.key, embedding)
             loss: Tensor = self._scaler.scale((output.loss * part.weight).sum())
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()  # type: ignore[no-untyped-call]  # torch has no types here
         figures = torch.cat([output.loss.detach()[:, None], output.dice], dim=1)
         return figures.sum(0) * (part.weight / self._world.size)
 

@@ -125,7 +125,7 @@ def _indices(config: TransferConfig) -> list[range]:
 
 def _step(network: nn.Module, optimizer: torch.optim.Optimizer, loss: Tensor, clip_norm: float | None) -> None:
     optimizer.zero_grad(set_to_none=True)
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()  # type: ignore[no-untyped-call]  # torch has no types here
     nn.utils.clip_grad_norm_(network.parameters(), clip_norm or math.inf)
     optimizer.step()
 

@@ -23,6 +23,9 @@ LUNG, FAT, SOFT, CONTRAST, BONE = (-900.0, -650.0), (-120.0, -70.0), (0.0, 90.0)
 LEAST_UNSEEN, MOST_UNSEEN = 0.05, 0.5
 """The share of an object's border that may be with a neighbour of the same brightness."""
 
+UNSEEN_OFTEN = 0.4
+"""How often an object has such a neighbour, if one can be."""
+
 
 class Seen(NamedTuple):
     """What is painted, and what should be seen in it.
@@ -83,7 +86,7 @@ def _neighbours_apart(seen: Seen, means: Tensor, least: float, lowest: float, ch
         means[seen.label] = around + (-least if darker else least)
     shares = torch.bincount(neighbours, minlength=len(means)) / len(neighbours)
     unseen = torch.nonzero((shares > LEAST_UNSEEN) & (shares < MOST_UNSEEN))[:, 0]
-    if len(unseen) and chance.maybe(0.4):
+    if len(unseen) and chance.maybe(UNSEEN_OFTEN):
         jitter = chance.uniform(-0.3, 0.3) * least
         means[unseen[chance.integer(0, len(unseen) - 1)]] = means[seen.label] + jitter
     return means
