@@ -56,7 +56,7 @@ if __name__ == "__main__":
     assert wait_for(lambda: [path for path in started if not running(int(path.name))], 2) == started
 
 
-def wait_for(look, count: int) -> list[Path]:  # type: ignore[no-untyped-def]
+def wait_for(look, count: int) -> list[Path]:
     for _ in range(600):
         found: list[Path] = look()
         if len(found) >= count:

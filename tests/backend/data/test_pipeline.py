@@ -33,7 +33,7 @@ def here(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Jobs are done in this process, and their names noted: most tests are not about processes."""
     done: list[str] = []
 
-    def run(work, jobs, _workers):  # type: ignore[no-untyped-def]
+    def run(work, jobs, _workers):
         for job in jobs:
             done.append(job.name)
             yield job, work(job)
@@ -141,7 +141,7 @@ def test_a_lost_worker_is_told_and_its_case_tried_again(
     root, out = case_folders(tmp_path / "demo"), tmp_path / "out"
     run = pipeline.run_processes
 
-    def dying(work, jobs, workers):  # type: ignore[no-untyped-def]
+    def dying(work, jobs, workers):
         yield from run(work, [job for job in jobs if job.name != "case_1"], workers)
         yield next(job for job in jobs if job.name == "case_1"), WorkerDiedError()
 

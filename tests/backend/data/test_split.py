@@ -8,7 +8,7 @@ from test_index import entry
 from backend.data.split import SplitConfig, assign_splits
 
 
-def entries() -> list:  # type: ignore[type-arg]
+def entries() -> list:
     rng = np.random.default_rng(0)
     return [
         entry(

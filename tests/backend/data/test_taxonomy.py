@@ -95,7 +95,7 @@ def test_unknown_datasets_take_part_in_both_stages() -> None:
         assert not in_table(dataset)
 
 
-def test_stages_are_those_of_the_supplement(shared) -> None:  # type: ignore[no-untyped-def]
+def test_stages_are_those_of_the_supplement(shared) -> None:
     text = next((shared / "seeds").glob("002*.txt")).read_text()
     rows = text[text.index("dataset\tpre-train") : text.index("24 Private")].splitlines()[1:]
     cells = [(row.split("\t") + [""] * 6)[start : start + 3] for row in rows if row.strip() for start in (0, 3)]

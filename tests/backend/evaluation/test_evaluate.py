@@ -82,7 +82,7 @@ def test_values_reach_json_csv_and_page(data: Path, capsys: pytest.CaptureFixtur
     ]
     assert overall[0]["dice"] == {"mean": 1.0, "low": 1.0, "high": 1.0, "targets": 3, "subjects": 3}
     assert {line["by"] for line in content["tables"]} == {"overall", "structure", "modality", "seen", "size", "dataset"}
-    assert content["differences"][0]["dice"]["mean"] == pytest.approx(2 / 3 - 1)  # type: ignore[index]
+    assert content["differences"][0]["dice"]["mean"] == pytest.approx(2 / 3 - 1)
     assert len(content["rows"]) == len(lines)
     assert page(data).count("data:image/png;base64,") >= 4
     assert "<td>0.667 (0.667 to 0.667)</td>" in page(data)
@@ -188,8 +188,8 @@ def test_challenge_protocol_has_its_measures(data: Path) -> None:
     content = report(data)
     assert [row["clicks"] for row in content["rows"]][:6] == [0, 1, 2, 3, 4, 5]
     (line,) = content["challenge"]
-    assert line["dice_auc"]["mean"] == pytest.approx(4 * 2 / 3)  # type: ignore[index]
-    assert line["dice_final"]["mean"] == pytest.approx(2 / 3)  # type: ignore[index]
+    assert line["dice_auc"]["mean"] == pytest.approx(4 * 2 / 3)
+    assert line["dice_final"]["mean"] == pytest.approx(2 / 3)
     assert "challenge's measures" in page(data)
 
 

@@ -23,7 +23,7 @@ def test_precision_is_what_the_device_is_fastest_in(
     device: str, asked: str, bf16: bool, chosen: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: bf16 or including_emulation)
-    assert training_precision(torch.device(device), asked) == chosen  # type: ignore[arg-type]
+    assert training_precision(torch.device(device), asked) == chosen
 
 
 def test_only_float16_scales_the_loss() -> None:

@@ -113,7 +113,7 @@ class TinyConfig(TrainConfig):
     """A configuration that brings this module, and so its data set, into each process that gets it."""
 
 
-backend.train.load_config = partial(read_toml_config, TinyConfig)  # type: ignore[assignment]
+backend.train.load_config = partial(read_toml_config, TinyConfig)
 
 
 def config(out: Path, **sections: dict[str, Any]) -> TinyConfig:
