@@ -59,7 +59,9 @@ class Fixed:
         return self.base[Key(0, key.index)]
 
 
-def build_datasets(config: DataSection, image_size: int, seed: int) -> tuple[SampleDataset, SampleDataset | None]:
+def build_datasets(
+    config: DataSection, image_size: int, seed: int, device: torch.device
+) -> tuple[SampleDataset, SampleDataset | None]:
     """The training dataset, and the validation dataset if there is any.
 
     Validation looks at held-out masks without augmentation (or at synthetic volumes of their own), at the same
@@ -69,13 +71,16 @@ def build_datasets(config: DataSection, image_size: int, seed: int) -> tuple[Sam
         config: the table `data` of a run's configuration.
         image_size: of the network.
         seed: of the run.
+        device: of the training process, which makes synthetic volumes there if it has no workers to make them.
 
     Raises:
         SamMed3DError: DATA_INDEX, if there is no index or no mask of the stage in its training split.
     """
     stream = int(np.random.SeedSequence((seed, VALIDATION_STREAM)).generate_state(1)[0])
-    build = _of_index if config.source == "index" else _synthetic
-    training, validation = build(config, image_size, seed, stream)
+    if config.source == "index":
+        training, validation = _of_index(config, image_size, seed, stream)
+    else:
+        training, validation = _synthetic(config, image_size, seed, stream, "cpu" if config.workers else str(device))
     if config.variants:
         training = Variants(training, config.variants, seed)
     return training, None if validation is None else Fixed(validation)
@@ -113,12 +118,13 @@ def _some(entries: list[IndexEntry], count: int, seed: int) -> list[IndexEntry]:
 
 
 def _synthetic(
-    config: DataSection, image_size: int, seed: int, stream: int
+    config: DataSection, image_size: int, seed: int, stream: int, device: str
 ) -> tuple[SampleDataset, SampleDataset | None]:
     from backend.data.synthetic.dataset import SyntheticDataset
 
     start = config.start_epochs, config.start_size
-    training = SyntheticDataset(image_size, config.samples_per_epoch or 0, seed, config.labels, start=start)
+    length = config.samples_per_epoch or 0
+    training = SyntheticDataset(image_size, length, seed, config.labels, device, start=start)
     if not config.validation_samples:
         return training, None
-    return training, SyntheticDataset(image_size, config.validation_samples, stream, config.labels)
+    return training, SyntheticDataset(image_size, config.validation_samples, stream, config.labels, device)

@@ -72,7 +72,8 @@ class Batches:
             batch_sampler=self._groups,
             num_workers=workers,
             collate_fn=_collate,
-            pin_memory=device.type == "cuda",
+            # What this process loads may be on the GPU already: synthetic volumes are made there.
+            pin_memory=device.type == "cuda" and workers > 0,
             worker_init_fn=_init_worker,
             multiprocessing_context=process_context() if workers else None,
             persistent_workers=workers > 0,

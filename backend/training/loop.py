@@ -70,7 +70,7 @@ class Run:
         seed, batch = config.run.seed, config.batch
         model = build_model(config.model, seed)
         net = cast(TrainedModel, model)
-        train_set, held_out = build_datasets(config.data, net.image_size, seed)
+        train_set, held_out = build_datasets(config.data, net.image_size, seed, world.device)
         self._flops = sample_flops(net, config.clicks) if world.first else 0.0  # before it is compiled
         self._learner = Learner(model, config, world)
         self._batches = Batches(train_set, held_out, config.data.workers, world.device)

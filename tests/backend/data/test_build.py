@@ -9,8 +9,12 @@ from backend.data.build import build_datasets
 from backend.data.index import read_index, write_index
 from backend.data.pipeline import prepare
 from backend.data.sample import Key, SampleDataset
+from backend.data.synthetic import dataset
 from backend.errors import ErrorCode, SamMed3DError
+from backend.training.batches import Batches
 from backend.training.config import DataSection
+
+CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +29,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def built(folder: Path, **changes: Any) -> tuple[SampleDataset, SampleDataset | None]:
-    return build_datasets(DataSection(path=folder, jitter=4, **changes), image_size=16, seed=7)
+    return build_datasets(DataSection(path=folder, jitter=4, **changes), image_size=16, seed=7, device=CPU)
 
 
 def images(dataset: SampleDataset, epoch: int) -> torch.Tensor:
@@ -79,10 +83,31 @@ def test_an_index_without_such_masks_is_refused(folder: Path, tmp_path: Path) ->
 
 def test_synthetic_data_for_validation_is_of_its_own() -> None:
     config = DataSection(source="synthetic", samples_per_epoch=3, validation_samples=2)
-    training, validation = build_datasets(config, image_size=16, seed=0)
+    training, validation = build_datasets(config, image_size=16, seed=0, device=CPU)
     assert validation is not None
     assert (len(training), len(validation)) == (3, 2)
     assert not torch.equal(images(training, 0)[:2], images(validation, 0))
     assert torch.equal(images(validation, 0), images(validation, 4))
-    _, none = build_datasets(config.model_copy(update={"validation_samples": 0}), image_size=16, seed=0)
+    _, none = build_datasets(config.model_copy(update={"validation_samples": 0}), image_size=16, seed=0, device=CPU)
     assert none is None
+
+
+@pytest.mark.parametrize(("workers", "made_on"), [(0, "cuda:1"), (2, "cpu")])
+def test_a_rank_without_workers_makes_synthetic_data_on_its_own_device(
+    workers: int, made_on: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    devices: list[str] = []
+    monkeypatch.setattr(dataset, "SyntheticDataset", lambda *args, **_: devices.append(args[4]))
+    config = DataSection(source="synthetic", samples_per_epoch=3, validation_samples=2, workers=workers)
+    build_datasets(config, image_size=16, seed=0, device=torch.device("cuda:1"))
+    assert devices == [made_on, made_on]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_synthetic_data_made_on_a_gpu_is_loaded() -> None:
+    gpu = torch.device("cuda", 0)
+    config = DataSection(source="synthetic", samples_per_epoch=3, validation_samples=0, workers=0)
+    training, _ = build_datasets(config, image_size=32, seed=0, device=gpu)
+    (batch,) = Batches(training, None, 0, gpu).training([(Key(0, 0), Key(0, 1))])
+    assert batch.image.device == batch.mask.device == gpu
+    assert batch.mask.flatten(1).any(1).all()

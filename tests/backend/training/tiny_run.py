@@ -100,7 +100,9 @@ class Balls:
         return what
 
 
-def build_datasets(section: DataSection, image_size: int, seed: int) -> tuple[Balls, Balls | None]:
+def build_datasets(
+    section: DataSection, image_size: int, seed: int, device: torch.device
+) -> tuple[Balls, Balls | None]:
     assert image_size == SIZE
     held_out = Balls(seed + 1, section.validation_samples) if section.validation_samples else None
     return Balls(seed, section.samples_per_epoch or 0, section.labels[0]), held_out
