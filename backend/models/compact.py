@@ -33,8 +33,6 @@ from backend.models.prompt_encoder import PointEncoder
 from backend.models.prompt_maps import LOOKS, MAPS, PLACES, draw_prompts, looks_of
 from backend.models.prompt_network import PromptNetwork
 
-# Voxels an axis of a token. Those of a CELL share the finest features: the network never convolves at full resolution.
-TOKEN = 8
 # Numbers that tell the decoder's last, per-mask layer what to look for.
 KERNEL = 8
 # Learned features of a cell at a quarter of the resolution, in which it is compared with the clicked cells.
@@ -256,7 +254,8 @@ class Compact(PromptNetwork[CompactConfig]):
         multiple of 8, whatever the configuration says.
         """
         looks = looks_of(image)
-        positions = self.prompt_encoder.dense_pe(image.shape[-1] // TOKEN).expand(len(image), -1, -1, -1, -1)
+        grid = image.shape[-1] // CompactConfig.token
+        positions = self.prompt_encoder.dense_pe(grid).expand(len(image), -1, -1, -1, -1)
         features = self.image_encoder(looks, positions)
         return *features, step_costs(looks), fold(looks), positions
 

@@ -104,6 +104,7 @@ class CompactConfig:
         ValueError: if the sizes do not fit each other.
     """
 
+    token: ClassVar[int] = 8  # voxels an axis of an image token
     box_prompts: ClassVar[bool] = False  # a box is a click at its centre, and a size of the window
     image_size: int = 64
     stem: tuple[int, int] = (32, 96)
@@ -117,7 +118,7 @@ class CompactConfig:
 
     def __post_init__(self) -> None:
         check_positive(self)
-        check_divides("8", 8, "image_size", self.image_size)
+        check_divides("token", self.token, "image_size", self.image_size)
         check_divides("heads", self.heads, "width", self.width)
         check_divides("3", 3, "width", self.width)
         check_divides("2 * decoder_heads", 2 * self.decoder_heads, "width", self.width)
@@ -134,7 +135,7 @@ class CompactConfig:
     @property
     def grid(self) -> int:
         """Tokens an axis."""
-        return self.image_size // 8
+        return self.image_size // self.token
 
     @property
     def logits_size(self) -> int:

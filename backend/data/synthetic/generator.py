@@ -20,8 +20,15 @@ LEAST_SHARE = 0.001
 LARGEST_SHARE = 0.9
 # Scenes are drawn again until there is such an object; it takes more than two in one of a hundred.
 ATTEMPTS = 20
-FROM_MAPS = 0.5
-"""Share of volumes whose shapes come from the given label maps, if there are any."""
+# Shares of the volumes. Shapes come from the given label maps, if there are any; else there may be lesions.
+FROM_MAPS, WITH_LESIONS = 0.5, 0.25
+# The object is the label that lies in front, near the middle, or, of a label map, all there is of it, a whole brain;
+# else any label.
+IN_FRONT, WHOLE_MAP = 0.75, 0.06
+# The object has a rim or parts, or else a gap.
+WITH_PARTS, WITH_GAP = 0.3, 0.2
+# Blurred further, with thick slices, with an end of the volume in the crop.
+BLURRED, THICK, CUT = 0.3, 0.35, 0.35
 
 
 class Pair(NamedTuple):
@@ -78,30 +85,29 @@ def _scene(size: int, chance: Chance, maps: Sequence[LabelMap]) -> Scene:
     if maps and chance.maybe(FROM_MAPS):
         first = int(labels.max()) + 1
         labels, voxel = maps[chance.integer(0, len(maps) - 1)].placed(labels, chance)
-    elif chance.maybe(0.25):
+    elif chance.maybe(WITH_LESIONS):
         labels = add_lesions(labels, chance)
-    # Mostly the last label, which lies in front and near the middle; else any.
     last = int(labels.max())
-    seen = target = last if chance.maybe(0.75) else chance.integer(1, last)
+    seen = target = last if chance.maybe(IN_FRONT) else chance.integer(1, last)
     parts = last + 1
-    if voxel and chance.maybe(0.06):  # a whole organ of the map, a whole brain
+    if voxel and chance.maybe(WHOLE_MAP):
         parts = first
-    elif chance.maybe(0.3):
+    elif chance.maybe(WITH_PARTS):
         labels, seen = add_parts(labels, target, chance)
-    elif chance.maybe(0.2):
+    elif chance.maybe(WITH_GAP):
         labels = add_gap(labels, target)
     return Scene(labels, target, seen, parts, 0.45 * voxel if voxel > 1 else 0.0)
 
 
 def _scanned(image: Tensor, drawn: Scene, chance: Chance) -> tuple[Tensor, Tensor]:
     mask, sigma = drawn.mask, drawn.sigma
-    if chance.maybe(0.3):
+    if chance.maybe(BLURRED):
         sigma = max(sigma, chance.uniform(0.5, 1.5))
     if sigma:
         image, mask = blurred(image, mask, sigma)
-    if chance.maybe(0.35):
+    if chance.maybe(THICK):
         image, mask = thick_slices(image, mask, chance)
-    if chance.maybe(0.35):
+    if chance.maybe(CUT):
         image, mask = cut_field(image, mask, chance)
     return image, mask
 
