@@ -71,7 +71,7 @@ def build_datasets(
         config: the table `data` of a run's configuration.
         image_size: of the network.
         seed: of the run.
-        device: of the training process, which makes synthetic volumes there if it has no workers to make them.
+        device: of the training process, which makes synthetic volumes there if it is a CUDA device and has no workers.
 
     Raises:
         SamMed3DError: DATA_INDEX, if there is no index or no mask of the stage in its training split.
@@ -80,7 +80,8 @@ def build_datasets(
     if config.source == "index":
         training, validation = _of_index(config, image_size, seed, stream)
     else:
-        training, validation = _synthetic(config, image_size, seed, stream, "cpu" if config.workers else str(device))
+        on_gpu = device.type == "cuda" and not config.workers  # worker processes would each need a context there
+        training, validation = _synthetic(config, image_size, seed, stream, str(device) if on_gpu else "cpu")
     if config.variants:
         training = Variants(training, config.variants, seed)
     return training, None if validation is None else Fixed(validation)

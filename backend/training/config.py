@@ -70,7 +70,7 @@ class DataSection(Section):
         samples_per_epoch: of a synthetic source, or a random part of an index; None for the whole index.
         validation_samples: how many held-out masks a validation looks at.
         workers: processes that load samples, for each rank; 0 lets the rank load them itself, and make synthetic
-            volumes on its own device, which is the fastest where that is a GPU.
+            volumes on its CUDA device, if it has one.
     """
 
     source: Literal["index", "synthetic"] = "index"

@@ -92,14 +92,16 @@ def test_synthetic_data_for_validation_is_of_its_own() -> None:
     assert none is None
 
 
-@pytest.mark.parametrize(("workers", "made_on"), [(0, "cuda:1"), (2, "cpu")])
-def test_a_rank_without_workers_makes_synthetic_data_on_its_own_device(
-    workers: int, made_on: str, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("workers", "device", "made_on"), [(0, "cuda:1", "cuda:1"), (2, "cuda:1", "cpu"), (0, "mps", "cpu")]
+)
+def test_a_rank_without_workers_makes_synthetic_data_on_its_cuda_device(
+    workers: int, device: str, made_on: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     devices: list[str] = []
     monkeypatch.setattr(dataset, "SyntheticDataset", lambda *args, **_: devices.append(args[4]))
     config = DataSection(source="synthetic", samples_per_epoch=3, validation_samples=2, workers=workers)
-    build_datasets(config, image_size=16, seed=0, device=torch.device("cuda:1"))
+    build_datasets(config, image_size=16, seed=0, device=torch.device(device))
     assert devices == [made_on, made_on]
 
 
