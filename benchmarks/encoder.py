@@ -20,14 +20,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "backend" / "models")]
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(1, str(Path(__file__).resolve().parents[1] / "tests" / "backend" / "models"))
 
-from deterministic import fill_module, volume  # noqa: E402 - after the path
-from padded import padded  # noqa: E402 - after the path
+from deterministic import fill_module, volume
+from padded import padded
 
-from backend.models.config import VIT_B_ORI  # noqa: E402 - after the path
-from backend.models.image_encoder import ImageEncoder  # noqa: E402 - after the path
+from backend.models.config import VIT_B_ORI
+from backend.models.image_encoder import ImageEncoder
 
 FORMS = {"ours": contextlib.nullcontext, "padded": padded}
 

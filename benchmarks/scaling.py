@@ -19,19 +19,18 @@ from pathlib import Path
 
 import torch
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from backend.data.dataset import IndexDataset  # noqa: E402 - after the path
-from backend.data.index import read_index  # noqa: E402 - after the path
-from backend.data.sample import Key  # noqa: E402 - after the path
-from backend.models.config import VIT_B_ORI  # noqa: E402 - after the path
-from backend.models.network import build_network  # noqa: E402 - after the path
-from backend.prepare import main as prepare  # noqa: E402 - after the path
-from backend.synthesize import main as synthesize  # noqa: E402 - after the path
-from backend.training.config import ClickSection  # noqa: E402 - after the path
-from backend.training.freezing import freeze  # noqa: E402 - after the path
-from backend.training.throughput import sample_flops  # noqa: E402 - after the path
+from backend.data.dataset import IndexDataset
+from backend.data.index import read_index
+from backend.data.sample import Key
+from backend.models.config import VIT_B_ORI
+from backend.models.network import build_network
+from backend.prepare import main as prepare
+from backend.synthesize import main as synthesize
+from backend.training.config import ClickSection
+from backend.training.freezing import freeze
+from backend.training.throughput import sample_flops
 
 MASKS, EPOCHS, SAMPLES_PER_STEP = 131_000, 800, 240
 GPUS = (1, 8, 64)

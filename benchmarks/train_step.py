@@ -23,17 +23,17 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "backend" / "models")]
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(1, str(Path(__file__).resolve().parents[1] / "tests" / "backend" / "models"))
 
-from deterministic import fill_module, volume  # noqa: E402 - after the path
-from padded import padded  # noqa: E402 - after the path
+from deterministic import fill_module, volume
+from padded import padded
 
-from backend.models.config import VIT_B_ORI  # noqa: E402 - after the path
-from backend.models.sam_med3d import SamMed3D  # noqa: E402 - after the path
-from backend.training.config import ClickSection  # noqa: E402 - after the path
-from backend.training.episode import Episode  # noqa: E402 - after the path
-from backend.training.freezing import freeze  # noqa: E402 - after the path
+from backend.models.config import VIT_B_ORI
+from backend.models.sam_med3d import SamMed3D
+from backend.training.config import ClickSection
+from backend.training.episode import Episode
+from backend.training.freezing import freeze
 
 FORMS = {"ours": contextlib.nullcontext, "padded": padded}
 

@@ -22,5 +22,5 @@ def refuse(_options: argparse.Namespace) -> None:
 def test_a_command_ends_in_a_line_and_a_status(
     capsys: pytest.CaptureFixture[str], run: object, status: int, said: str
 ) -> None:
-    assert exit_status(run, argparse.Namespace()) == status  # type: ignore[arg-type]  # of both kinds
+    assert exit_status(run, argparse.Namespace()) == status
     assert capsys.readouterr().err == said

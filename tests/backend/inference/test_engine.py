@@ -106,7 +106,7 @@ def test_precision_is_the_encoders_and_results_are_float32(precision: str, expec
             seen.append((torch.ones(2, 2) @ torch.ones(2, 2)).dtype)
             return call.previous
 
-    engine = Engine(Linear(), torch.device("cpu"), precision)  # type: ignore[arg-type]  # one of the literals
+    engine = Engine(Linear(), torch.device("cpu"), precision)
     embedding = engine.embed(CROP)
     assert embedding.dtype == torch.float32
     assert engine.decode(embedding, [(1, 2, 3)], [1], LOGITS).dtype == np.float32

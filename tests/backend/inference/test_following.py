@@ -53,7 +53,7 @@ def test_mask_lands_on_the_click(orientation: Any, size: int, cells: int) -> Non
 def test_thick_slices(spacing: tuple[float, float, float]) -> None:
     shape = tuple(round(70 / s) for s in spacing)
     click = tuple(float(n // 2) for n in shape)
-    mask = painted(solver(Ball(64, 32), noise(shape, np.diag([*spacing, 1]))), [Click(click)])  # type: ignore[arg-type]  # three each
+    mask = painted(solver(Ball(64, 32), noise(shape, np.diag([*spacing, 1]))), [Click(click)])
     assert mask[tuple(int(c) for c in click)]
     millilitres = np.count_nonzero(mask) * np.prod(spacing) / 1000
     assert millilitres == pytest.approx(4 / 3 * np.pi * 0.9**3, rel=0.2)
@@ -65,7 +65,7 @@ def test_one_voxel_thick_volume(thin: int, thickness: float) -> None:
     shape, spacing = [40, 40, 40], [1.5, 1.5, 1.5]
     shape[thin], spacing[thin] = 1, thickness
     click = tuple(float(n // 2) for n in shape)
-    mask = painted(solver(Ball(64, 32), noise(tuple(shape), np.diag([*spacing, 1]))), [Click(click)])  # type: ignore[arg-type]  # three each
+    mask = painted(solver(Ball(64, 32), noise(tuple(shape), np.diag([*spacing, 1]))), [Click(click)])
     assert mask[tuple(int(c) for c in click)]
     assert np.count_nonzero(mask) == pytest.approx(np.pi * 36, rel=0.25)
 
