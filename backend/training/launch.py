@@ -46,8 +46,13 @@ def launch(config: TrainConfig) -> None:
     elif (ranks := _local_ranks(config)) > 1:
         _train_in_children(config, ranks)
     else:
-        with Stop().listening() as stop:
+        with Stop(_tell).listening() as stop:
             _train_here(config, World(_device(config.numerics, 0)), stop)
+
+
+def _tell() -> None:
+    """Say that a request to stop was heard, so that nobody asks again, or kills, while the run is being saved."""
+    os.write(2, b"stopping: the run is saved after this step, and goes on with the same command\n")  # in a signal handler
 
 
 def _local_ranks(config: TrainConfig) -> int:
@@ -138,6 +143,7 @@ def _train_in_children(config: TrainConfig, ranks: int) -> None:
     readers: list[Connection] = []
 
     def forward() -> None:
+        _tell()
         for process in processes:
             process.terminate()
 

@@ -122,7 +122,9 @@ def test_defect_of_one_rank_is_shown_once_with_its_traceback(tmp_path: Path) -> 
     assert "ZeroDivisionError" in str(caught.value)
 
 
-def test_signal_to_the_launcher_stops_all_ranks(tmp_path: Path) -> None:
+def test_signal_to_the_launcher_is_answered_and_stops_all_ranks(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     wanted = tiny_run.config(tmp_path / "run", run={"ranks": 2, "epochs": 1000})
 
     def interrupt() -> None:
@@ -133,6 +135,7 @@ def test_signal_to_the_launcher_stops_all_ranks(tmp_path: Path) -> None:
     threading.Thread(target=interrupt, daemon=True).start()
     launch(wanted)
     assert 0 < state(tmp_path / "run")["counters"]["step"] == len(tiny_run.steps(tmp_path / "run")) < 4000
+    assert capfd.readouterr().err.count("stopping") == 1
 
 
 @pytest.mark.slow
