@@ -18,7 +18,7 @@ LEAST_FILL, MOST_FILL = 0.15, 0.85
 # A window is at least so many times as wide as the object reaches, going by the clicks.
 ROOM = 4.0
 # What an answer loses for being cut off by a face of its window; heeding one of ten clicks counts as much.
-CUT = 0.1
+CUT_OFF = 0.1
 # Windows tried for one prompt.
 LOOKS = 4
 # Beside a click there must be so many voxels of its window.
@@ -158,7 +158,7 @@ class ZoomingSolver(Solver):
         logits = answer.windows[0].logits
         probability, mask = 1 / (1 + np.exp(-logits)), logits > 0
         expected = 2 * float(probability[mask].sum()) / max(1.0, float(mask.sum() + probability.sum()))
-        cut = CUT * float(self._views.beyond(view, mask).any())
+        cut = CUT_OFF * float(self._views.beyond(view, mask).any())
         return self._heeded(view, answer, prompts) + 0.5 * expected - cut
 
     def _heeded(self, view: View, answer: Canvas, prompts: Prompts) -> float:

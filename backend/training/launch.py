@@ -52,7 +52,8 @@ def launch(config: TrainConfig) -> None:
 
 def _tell() -> None:
     """Say that a request to stop was heard, so that nobody asks again, or kills, while the run is being saved."""
-    os.write(2, b"stopping: the run is saved after this step, and goes on with the same command\n")  # in a signal handler
+    # In a signal handler, where print could meet a print.
+    os.write(2, b"stopping: the run is saved after this step, and goes on with the same command\n")
 
 
 def _local_ranks(config: TrainConfig) -> int:
