@@ -56,7 +56,7 @@ def plan(sources: Sequence[Path], declarations: Declarations) -> tuple[list[Job]
         SamMed3DError: DATA_SOURCE, for a source that cannot be read, or two with the same case.
 
     Warns:
-        SamMed3DWarning: for each dataset of which no modality is known.
+        SamMed3DWarning: for each dataset of which no modality is known, and each declaration that fits no dataset.
     """
     jobs: dict[str, Job] = {}
     origin: dict[str, Path] = {}
@@ -76,6 +76,7 @@ def plan(sources: Sequence[Path], declarations: Declarations) -> tuple[list[Job]
                 )
             jobs[job.id], origin[job.id] = job, source
     _warn_undeclared(jobs)
+    _warn_unused(jobs, declarations)
     return [jobs[key] for key in sorted(jobs)], failures
 
 
@@ -88,3 +89,15 @@ def _warn_undeclared(jobs: dict[str, Job]) -> None:
             SamMed3DWarning,
             stacklevel=3,
         )
+
+
+def _warn_unused(jobs: dict[str, Job], declarations: Declarations) -> None:
+    datasets = sorted({job.dataset for job in jobs.values()})
+    for pattern, modality in declarations.modalities:
+        if not any(fnmatchcase(dataset, pattern) for dataset in datasets):
+            warnings.warn(
+                f'No dataset is called "{pattern}", whose modality was said to be {modality}; '
+                f"there are {', '.join(datasets) or 'none'}.",
+                SamMed3DWarning,
+                stacklevel=3,
+            )

@@ -277,6 +277,10 @@ def test_modalities_and_subjects_are_declared(tmp_path: Path) -> None:
     ]
     with pytest.warns(SamMed3DWarning, match="modality of 4 volumes of the dataset Dataset002_B is not known"):
         plan([tmp_path / "Dataset002_B"], Declarations())
+    typo = Declarations(modalities=(("Dataset002_B", "MR"), ("Dataset02_B", "CT")))
+    with pytest.warns(SamMed3DWarning, match='"Dataset02_B", whose .* CT; there are Dataset002_B') as told:
+        plan([tmp_path / "Dataset002_B"], typo)
+    assert len(told) == 1
 
 
 def test_one_case_in_two_sources_is_refused(tmp_path: Path) -> None:
