@@ -257,6 +257,7 @@ class Controller:
         if not workspace.objects.history.prompts:
             self._give_up()
             self._show(EMPTY_PATCH)
+            workspace.objects.settle()
             self._say_object()
         elif self.auto_run:
             self.run()
@@ -287,8 +288,9 @@ class Controller:
         self._say("Looking at the image ..." if prepare else "Segmenting ...")
 
     def cancel(self) -> None:
-        """Give up what is being computed; the mask stays as far as it came."""
-        if self.busy:
+        """Give up what is being computed; the mask stays as far as it came, and can be accepted so."""
+        if self.busy and self.workspace is not None:
+            self.workspace.objects.settle()
             self._give_up()
             self._say("Cancelled.")
 
@@ -306,6 +308,8 @@ class Controller:
         if answer.windows == 0:
             self._say("Ready: press 'run' to segment.")
             return
+        if answer.final and self.workspace is not None:
+            self.workspace.objects.settle()
         windows = f"{answer.windows} windows" if answer.windows > 1 else "one window"
         self._say(f"Object {self.current}: {windows}{'.' if answer.final else ' so far ...'}")
 
@@ -315,7 +319,7 @@ class Controller:
             self._report(failure.error)
 
     def _on_loading(self, generation: int, done: int, total: int | None) -> None:
-        if generation == self._generation:
+        if generation == self._generation and self.busy:
             size = f" of {total / 1e6:.0f}" if total else ""
             if self._bar is not None:
                 self._bar.total = total or 0

@@ -82,6 +82,7 @@ class ModelThread(QObject):
         self._changed = threading.Condition()
         self._waiting: Request | None = None
         self._newest = 0
+        self._serving: ModelChoice | None = None
         self._closed = False
         self._cancel_download = threading.Event()
         self._engine: tuple[ModelChoice, Engine] | None = None
@@ -94,6 +95,8 @@ class ModelThread(QObject):
         with self._changed:
             self._waiting = request
             self._newest = request.generation
+            if request.choice != self._serving:
+                self._cancel_download.set()  # of weights that are not wanted any more
             self._changed.notify()
 
     def cancel(self, generation: int) -> None:
@@ -127,6 +130,7 @@ class ModelThread(QObject):
             self._changed.wait_for(lambda: self._closed or self._waiting is not None)
             request, self._waiting = self._waiting, None
             self._cancel_download.clear()
+            self._serving = request.choice if request else None
             return None if self._closed else request
 
     def _serve(self, request: Request) -> None:
@@ -163,7 +167,7 @@ class ModelThread(QObject):
         if self._engine is None or self._engine[0] != choice:
 
             def progress(done: int, total: int | None) -> None:
-                self._emit(self.loading, request.generation, done, total)
+                self._emit(self.loading, self._newest, done, total)  # also for clicks made in the meantime
 
             engine = load_engine(choice.model, choice.device, progress=progress, cancel=self._cancel_download)
             self._engine = (choice, engine)  # only now: a model that fails to load leaves the old one in place

@@ -5,7 +5,7 @@ import numpy.typing as npt
 
 from backend.errors import ErrorCode, SamMed3DError
 from backend.inference.canvas import EMPTY_PATCH, MaskPatch
-from backend.inference.prompts import History
+from backend.inference.prompts import History, Prompts
 
 LABEL_DTYPE = np.uint16
 
@@ -28,6 +28,7 @@ class LabelMap:
                 "Crop the volume to what you want to segment, or use a coarser level of it.",
             ) from error
         self.painted = False  # whether somebody else changed the open object's voxels
+        self._answered: Prompts = ()  # prompts of the open object
         self.current = 1
         self._shown: dict[int, MaskPatch] = {}
         self._histories: dict[int, History] = {}
@@ -49,8 +50,16 @@ class LabelMap:
         box[patch.mask & (box == 0)] = self.current
         self._shown[self.current] = patch
 
+    def settle(self) -> None:
+        """Take the open object's mask, as it is, for the answer to its prompts, as they are."""
+        self._answered = self.history.prompts
+
+    def _box(self) -> npt.NDArray[np.uint16]:
+        """The part of the array in which voxels of the open object are."""
+        return self.array if self.painted else self.array[self._shown.get(self.current, EMPTY_PATCH).slices]
+
     def _erase(self) -> None:
-        box = self.array if self.painted else self.array[self._shown.get(self.current, EMPTY_PATCH).slices]
+        box = self._box()
         box[box == self.current] = 0
         self.painted = False
 
@@ -58,24 +67,31 @@ class LabelMap:
         """Keep the open object; open a new one with the next label. Returns the label kept.
 
         Raises:
-            SamMed3DError: the open object is empty, or the labels are used up.
+            SamMed3DError: the open object is empty, or its mask is not the answer to its prompts; or the labels are
+                used up.
         """
         kept = self.current
-        if not (self.array[self._shown.get(kept, EMPTY_PATCH).slices] == kept).any():
+        if self.history.prompts != self._answered:
+            raise SamMed3DError(
+                ErrorCode.SESSION_STATE,
+                f"Object {kept} is not segmented yet with its newest clicks.",
+                "Wait for its mask, or ask for it: 'run' in the window, segment() in a script.",
+            )
+        if not (self._box() == kept).any():
             raise SamMed3DError(
                 ErrorCode.SESSION_STATE,
                 f"Object {kept} has no voxels of its own to accept.",
                 "Click into a structure that no other object covers.",
             )
-        following = int(max(self.array.max(), *self._shown)) + 1
+        following = max(int(self.array.max()), *self._shown, kept) + 1
         if following > np.iinfo(LABEL_DTYPE).max:
             raise SamMed3DError(
                 ErrorCode.SESSION_STATE,
                 f"All {np.iinfo(LABEL_DTYPE).max} labels are used.",
                 "Save these objects and begin a new session.",
             )
-        self.current = following
-        self.painted = False
+        self._shown.setdefault(kept, EMPTY_PATCH)  # one that was only painted
+        self.current, self._answered, self.painted = following, (), False
         return kept
 
     def reopen(self, label: int) -> None:
@@ -94,4 +110,5 @@ class LabelMap:
             self._erase()
             self._shown.pop(self.current, None)
             self._histories.pop(self.current, None)
-        self.current = label
+            self.current, self.painted = label, True  # it may have been painted before, when nobody looked
+            self.settle()

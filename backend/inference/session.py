@@ -10,7 +10,7 @@ from backend.geometry import check_inside
 from backend.inference.canvas import MaskPatch
 from backend.inference.objects import LabelMap
 from backend.inference.predictor import Predictor
-from backend.inference.prompts import Box, Click, History, InitialMask, Point, Prompt, Prompts, check_prompt
+from backend.inference.prompts import Box, Click, History, InitialMask, Point, Prompt, check_prompt
 from backend.inference.solvers import make_solver
 
 
@@ -27,7 +27,6 @@ class Session:
     def __init__(self, predictor: Predictor, extend: bool = True) -> None:
         self.solver = make_solver(predictor, extend)
         self.objects = LabelMap(predictor.volume.shape)
-        self._segmented: Prompts = ()
 
     @property
     def history(self) -> History:
@@ -80,7 +79,7 @@ class Session:
         """
         patch = self.solver.predictor.paint(self.solver.final(self.history.prompts, progress))
         self.objects.show(patch)
-        self._segmented = self.history.prompts
+        self.objects.settle()
         return patch
 
     def accept(self) -> int:
@@ -89,17 +88,8 @@ class Session:
         Raises:
             SamMed3DError: the object is empty, or its prompts changed since it was last segmented.
         """
-        if self._segmented != self.history.prompts:
-            raise SamMed3DError(
-                ErrorCode.SESSION_STATE,
-                f"The prompts of object {self.objects.current} changed since it was segmented.",
-                "Call segment() before accept().",
-            )
-        label = self.objects.accept()
-        self._segmented = ()
-        return label
+        return self.objects.accept()
 
     def reopen(self, label: int) -> None:
         """Open an accepted object again, with its prompts; an open one that was not accepted is discarded."""
         self.objects.reopen(label)
-        self._segmented = self.history.prompts

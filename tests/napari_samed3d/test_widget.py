@@ -169,6 +169,22 @@ def test_accepted_objects_are_never_overwritten_and_can_be_reopened(window: Wind
     assert not window.mask(1).any()
 
 
+def test_an_object_is_not_accepted_before_its_newest_click_is_answered(window: Window, phantom: Phantom) -> None:
+    window.open(phantom.volume)
+    segment(window, phantom, "liver")
+    window.widget.auto_run.value = False
+    segment(window, phantom, "spleen")
+    before = window.mask().copy()
+    with error_shown("not segmented yet"):
+        window.push("accept")
+    assert window.controller.current == 1
+    window.push("run")
+    window.wait_idle()
+    assert not np.array_equal(window.mask(), before)
+    window.push("accept")
+    assert window.controller.current == 2
+
+
 def test_deleting_a_point_takes_its_prompt_back(window: Window, phantom: Phantom) -> None:
     window.open(phantom.volume)
     segment(window, phantom, "liver")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from backend.errors import SamMed3DError
+from backend.errors import ErrorCode, SamMed3DError
 from backend.inference.engine import Engine
 from backend.inference.prompts import Click
 from backend.models.region import Region
@@ -89,6 +89,34 @@ def test_a_defect_in_the_thread_reaches_the_user_and_the_thread_lives(
     monkeypatch.undo()
     model.submit(ask(phantom, 2))
     qtbot.waitUntil(lambda: isinstance(said[-1], Answer) and said[-1].final, timeout=30_000)
+
+
+def test_who_chooses_another_model_does_not_wait_for_a_download(
+    thread: Any, phantom: Phantom, qtbot: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    downloading = threading.Event()
+
+    def load(model: str, device: str, progress: Any, cancel: threading.Event) -> Engine:
+        if model == "far":
+            while not cancel.wait(0.01):
+                progress(5, 10)
+                downloading.set()
+            raise SamMed3DError(ErrorCode.CANCELLED, "Cancelled.", "Start again.")
+        return Engine(Region(), torch.device("cpu"))
+
+    monkeypatch.setattr("napari_samed3d.worker.load_engine", load)
+    model, said = thread
+    loading: list[int] = []
+    model.loading.connect(lambda generation, *_: loading.append(generation))
+    far = ModelChoice("far", "cpu")
+    model.submit(ask(phantom, 1, choice=far))
+    assert downloading.wait(30)
+    model.submit(ask(phantom, 2, choice=far))
+    qtbot.waitUntil(lambda: 2 in loading, timeout=30_000)  # the newest is told how far it is, and it goes on
+    assert said == []
+    model.submit(ask(phantom, 3))
+    qtbot.waitUntil(lambda: any(isinstance(one, Answer) and one.final for one in said), timeout=30_000)
+    assert [type(one) for one in said if one.generation != 3] == [Failure]
 
 
 def test_nothing_comes_after_cancel_or_close(

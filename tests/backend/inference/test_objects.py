@@ -17,6 +17,7 @@ def two_objects() -> LabelMap:
     for first in (0, 2):
         objects.history.add(Click((first, first, first)))
         objects.show(cube(first))
+        objects.settle()
         objects.accept()
     return objects
 
@@ -65,6 +66,25 @@ def test_accepted_object_is_opened_again_with_its_prompts() -> None:
     assert objects.accept() == 1
     assert objects.current == 3
     assert not objects.history.prompts
+
+
+def test_paint_on_an_object_goes_with_its_next_answer_also_after_it_was_accepted() -> None:
+    objects = LabelMap((12, 12, 12))
+    objects.show(cube(0))
+    objects.array[11, 0, 0] = 1
+    objects.accept()
+    objects.array[11, 1, 1] = 1  # by hand, in the window, where nobody tells whose it is
+    objects.reopen(1)
+    objects.show(cube(4))
+    assert count(objects, 1) == 64
+    assert not objects.array[11].any()
+
+
+def test_an_object_that_was_only_painted_is_accepted() -> None:
+    objects = LabelMap((12, 12, 12))
+    objects.array[5, 5, 5], objects.painted = 1, True
+    assert objects.accept() == 1
+    assert (objects.accepted, objects.current) == ((1,), 2)
 
 
 def test_reopening_the_open_object_changes_nothing() -> None:
