@@ -13,7 +13,7 @@ help:
 	@echo "make test     ruff, mypy and pytest"
 	@echo "make lint     ruff and mypy"
 	@echo "make install  what the tests need, into .venv"
-	@echo "Another Python: make PYTHON=python3.12 test"
+	@echo "Another Python, before .venv is there: make PYTHON=python3.12 test"
 
 demo: .venv/all.stamp
 	if $(HEADLESS); then $(SCREEN) $(BIN)/python -m napari_samed3d.demo --screenshot demo-output; \

@@ -7,12 +7,14 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
 from backend.errors import SamMed3DError, SamMed3DWarning
 from backend.inference.loading import AUTO, load_engine, model_names
+from backend.models.zoo import find_weights
 
 if TYPE_CHECKING:
     from backend.inference.engine import Engine
@@ -35,6 +37,12 @@ def load_with_bar(options: argparse.Namespace) -> Engine:
     """The model of those options, with a progress bar on standard error while it is downloaded."""
     with progress_bar(unit="B", unit_scale=True, unit_divisor=1024) as progress:
         return load_engine(options.model, options.device, options.precision, progress)
+
+
+def fetch_with_bar(weights: str | Path) -> None:
+    """Have the weights of that name or path on this computer, with a progress bar while they are downloaded."""
+    with progress_bar(unit="B", unit_scale=True, unit_divisor=1024) as progress:
+        find_weights(weights, progress=progress)
 
 
 @contextmanager

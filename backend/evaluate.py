@@ -21,7 +21,10 @@ from backend.evaluation.segmenters import BASELINES
 from backend.evaluation.tables import summary
 from backend.evaluation.targets import Split, choose_cases, find_cases
 from backend.extras import extra
-from backend.inference.loading import model_names
+from backend.inference.loading import model_names, resolve
+
+# After how many clicks the paper tells Dice.
+PAPER_CLICKS = (1, 3, 5, 10)
 
 
 def positive(word: str) -> int:
@@ -39,8 +42,13 @@ def parser() -> argparse.ArgumentParser:
     add("--model", action="append", default=[], metavar="MODEL", help=f"{names}, a file, or untrained:NAME; repeatable")
     add("--baselines", nargs="+", default=[], choices=BASELINES, help="measured after the models")
     add("--data", type=Path, required=True, help="prepared data, or a folder of cases (CASE/image.nii.gz, ...)")
-    add("--clicks", type=positive, nargs="+", default=[1, 3, 5, 10], help="measure after so many (default: 1 3 5 10)")
-    add("--protocol", choices=get_args(Protocol), default="paper", help="challenge: a box and five clicks")
+    add("--clicks", type=positive, nargs="+", help="measure after so many (default: 1 3 5 10; paper only)")
+    add(
+        "--protocol",
+        choices=get_args(Protocol),
+        default="paper",
+        help="challenge: a box and five clicks, not by chance",
+    )
     add("--split", choices=get_args(Split), default="validation", help="of prepared data (default: validation)")
     add("--cases", nargs="+", default=[], metavar="NAME", help="these only")
     add("--limit", type=positive, help="at most so many cases")
@@ -81,16 +89,22 @@ def read_settings(options: argparse.Namespace) -> Settings:
     Raises:
         SamMed3DError: CONFIG_INVALID.
     """
-    models = tuple(dict.fromkeys([*options.model, *options.baselines]))
+    models = tuple(dict.fromkeys([*map(resolve, options.model), *options.baselines]))
     if not models:
         raise bad_options("There is no model", "Give --model or --baselines.")
     if options.min_volume_ml < 0 or options.tolerance_mm <= 0 or options.seed < 0:
         given = f"--min-volume-ml {options.min_volume_ml}, --tolerance-mm {options.tolerance_mm}, --seed {options.seed}"
         raise bad_options(f"One of {given} is out of range", "Give a tolerance above 0, and the others from 0.")
+    challenge = options.protocol == "challenge"
+    if challenge and (options.clicks or options.repeats > 1):
+        raise bad_options(
+            f"The challenge's protocol has {CHALLENGE_CLICKS} clicks, and nothing in it is by chance",
+            "Leave out --clicks and --repeats, or choose --protocol paper.",
+        )
     return Settings(
         models=models,
         protocol=options.protocol,
-        clicks=tuple(sorted(set(options.clicks))) if options.protocol == "paper" else (CHALLENGE_CLICKS,),
+        clicks=(CHALLENGE_CLICKS,) if challenge else tuple(sorted(set(options.clicks or PAPER_CLICKS))),
         repeats=options.repeats,
         seed=options.seed,
         min_volume_ml=options.min_volume_ml,

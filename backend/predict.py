@@ -59,7 +59,11 @@ def parser() -> argparse.ArgumentParser:
     add("-o", "--output", type=Path, required=True, metavar="MASK", help="the mask's file, on the image's own grid")
     add_model_options(out)
     add("--frame", type=int, help="which frame of a 4-D image, from 0")
-    add("--no-extend", action="store_true", help="stay in the first window, even where the object goes on")
+    add(
+        "--no-extend",
+        action="store_true",
+        help="stay in the first window, even where the object goes on, or is small in it",
+    )
     return out
 
 

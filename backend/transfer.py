@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from backend.cli import exit_status
+from backend.cli import exit_status, fetch_with_bar
 from backend.training.config import read_toml_config
 from backend.training.transfer import ARMS, RESULT_NAME, ArmResult, transfer
 from backend.training.transfer_config import TransferConfig
@@ -26,6 +26,8 @@ def parser() -> argparse.ArgumentParser:
 def run(options: argparse.Namespace) -> None:
     """Train both arms and tell their Dice."""
     config = read_toml_config(TransferConfig, options.config, options.overrides)
+    if config.model.weights is not None:
+        fetch_with_bar(config.model.weights)
     print(table(transfer(config)))
     print(config.run.out / RESULT_NAME)
 

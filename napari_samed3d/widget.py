@@ -21,6 +21,7 @@ from qtpy.QtCore import QEvent
 from qtpy.QtWidgets import QFileDialog, QSizePolicy, QVBoxLayout, QWidget
 
 from backend.inference.loading import model_names
+from backend.models import zoo
 from napari_samed3d import texts
 from napari_samed3d.controller import Controller
 from napari_samed3d.picking import intensity_range
@@ -106,6 +107,8 @@ class SegmentWidget(QWidget):
         self.status.native.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.MinimumExpanding)
         for name, text in texts.TOOLTIPS.items():
             getattr(self, name).tooltip = text
+        about = (f"{name}: {zoo.entry(name).trained_for}" for name in zoo.names())
+        self.model.tooltip = "\n".join([texts.TOOLTIPS["model"], *about])
 
     def _images(self, _field: object) -> list[Image]:
         return [layer for layer in self._viewer.layers if isinstance(layer, Image)]

@@ -100,7 +100,7 @@ def segmenters(settings: Settings) -> Mapping[str, Segmenter]:
 
 def _weights(settings: Settings) -> list[Path]:
     """Files of weights, so that a model that was trained further is measured anew."""
-    return [zoo.weights_path(spec) if spec in zoo.names() else Path(spec) for spec in settings.models]
+    return [zoo.weights_path(spec) if spec in zoo.names() else Path(spec).expanduser() for spec in settings.models]
 
 
 def evaluate_case(case: Case, stamp: str, settings: Settings, models: Mapping[str, Segmenter]) -> CaseResult:

@@ -26,7 +26,6 @@ class ZooEntry:
 
     Args:
         name: what a user calls it, in scripts and settings.
-        title: what a menu shows.
         config: the network it fits.
         hub: where it comes from, None if it is part of this package. No commit of the hub is known here, so
             `revision` is a branch; the first download resolves it to a commit, and the sidecar of the download pins
@@ -36,15 +35,14 @@ class ZooEntry:
     """
 
     name: str
-    title: str
     config: NetworkConfig
     hub: HubFile | None
     licence: str
     trained_for: str
 
 
-def _published(name: str, title: str, config: ModelConfig, trained_for: str) -> ZooEntry:
-    return ZooEntry(name, title, config, HubFile(_REPOSITORY, f"{name}.pth"), "Apache-2.0", trained_for)
+def _published(name: str, config: ModelConfig, trained_for: str) -> ZooEntry:
+    return ZooEntry(name, config, HubFile(_REPOSITORY, f"{name}.pth"), "Apache-2.0", trained_for)
 
 
 _ENTRIES = {
@@ -52,31 +50,26 @@ _ENTRIES = {
     for entry in (
         _published(
             "sam_med3d_turbo",
-            "SAM-Med3D-turbo",
             VIT_B_ORI,
             "Clicks; trained on SA-Med3D-140K, then fine-tuned on 44 public data sets of CT, MR and more.",
         ),
         _published(
             "sam_med3d_turbo_bbox_init",
-            "SAM-Med3D-turbo, boxes not trained",
             _WITH_BOXES,
             "SAM-Med3D-turbo with random box embeddings: a start for fine-tuning, for clicks the same as turbo.",
         ),
         _published(
             "sam_med3d_turbo_cvpr_coreset",
-            "SAM-Med3D-turbo, CVPR 2025 coreset",
             _WITH_BOXES,
             "Clicks and boxes; fine-tuned on the tenth of the CVPR 2025 challenge data that is its coreset.",
         ),
         _published(
             "sam_med3d_turbo_cvpr_alldata",
-            "SAM-Med3D-turbo, CVPR 2025 all data",
             _WITH_BOXES,
             "Clicks and boxes; fine-tuned on all of the CVPR 2025 challenge data.",
         ),
         ZooEntry(
             SHIPPED,
-            "Compact",
             COMPACT,
             None,
             "Apache-2.0",
@@ -157,7 +150,7 @@ def _named_weights(model: ZooEntry, download: bool, progress: Progress | None, c
     else:
         raise SamMed3DError(
             ErrorCode.DOWNLOAD_FAILED,
-            f"The weights of {model.name} are not on this computer, and downloading is switched off.",
-            f"Allow the download, or put the file from {model.hub.url()} at {path}, or give its path.",
+            f"The weights of {model.name} are not on this computer, and are not downloaded here.",
+            f"Have the window or backend.predict download them, put {model.hub.url()} at {path}, or give their path.",
         )
     return path

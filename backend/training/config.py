@@ -32,7 +32,7 @@ class ModelSection(Section):
         sizes: fields of that configuration to replace, such as `depth`.
         start: "scratch"; "weights", a checkpoint of this network; "inflated", a 2D SAM checkpoint made 3D;
             "adapters", the same with its image encoder frozen and 3D adapters trained (supplement, C.3).
-        weights: the file that `start` needs.
+        weights: the file that `start` needs, or the name of published weights.
         freeze: parts that are not trained.
     """
 

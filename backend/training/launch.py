@@ -41,13 +41,18 @@ def launch(config: TrainConfig) -> None:
     Raises:
         SamMed3DError: of whichever rank failed first; TRAINING_RANK, one was killed or did not answer in time.
     """
-    if {"RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR"} <= os.environ.keys():
+    if in_torchrun():
         _train_as_member(config, int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), int(os.environ["LOCAL_RANK"]))
     elif (ranks := _local_ranks(config)) > 1:
         _train_in_children(config, ranks)
     else:
         with Stop(_tell).listening() as stop:
             _train_here(config, World(_device(config.numerics, 0)), stop)
+
+
+def in_torchrun() -> bool:
+    """Whether this process is a rank that torchrun started."""
+    return {"RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR"} <= os.environ.keys()
 
 
 def _tell() -> None:

@@ -15,6 +15,7 @@ from backend.models.config import NAMED, CompactConfig, NetworkConfig
 from backend.models.inflate import inflate
 from backend.models.network import Network, build_network
 from backend.models.sam_med3d import SamMed3D
+from backend.models.zoo import find_weights
 from backend.training.config import ModelSection
 from backend.training.freezing import freeze
 
@@ -31,9 +32,10 @@ def build_model(section: ModelSection, seed: int) -> Network:
 
     Raises:
         SamMed3DError: CONFIG_INVALID (sizes; a start that the network does not have), and for weights as
-            `read_state_dict`, `load_into` and `inflate`. Weights that cannot be had are never replaced by random ones.
+            `find_weights`, `read_state_dict`, `load_into` and `inflate`. Weights that cannot be had are never replaced
+            by random ones.
     """
-    state = read_state_dict(section.weights) if section.weights is not None else {}
+    state = read_state_dict(find_weights(section.weights, download=False)) if section.weights is not None else {}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = _make(section, adapted=section.start == "adapters" or has_adapters(state))

@@ -1,9 +1,11 @@
 """How a command ends."""
 
 import argparse
+from pathlib import Path
 
 import pytest
 
+from backend import train
 from backend.cli import exit_status
 from backend.errors import ErrorCode, SamMed3DError
 
@@ -24,3 +26,17 @@ def test_a_command_ends_in_a_line_and_a_status(
 ) -> None:
     assert exit_status(run, argparse.Namespace()) == status
     assert capsys.readouterr().err == said
+
+
+@pytest.mark.parametrize("torchrun", [False, True])
+def test_weights_by_name_are_had_before_training_but_not_by_each_rank_of_torchrun(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, torchrun: bool
+) -> None:
+    done: list[str] = []
+    monkeypatch.setattr(train, "fetch_with_bar", lambda weights: done.append(f"fetch {weights}"))
+    monkeypatch.setattr(train, "launch", lambda config: done.append(f"train {config.run.out}"))
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR"):
+        monkeypatch.setenv(name, "0") if torchrun else monkeypatch.delenv(name, raising=False)
+    words = ["smoke.toml", f"run.out={tmp_path}", "model.start=weights", "model.weights=sam_med3d_turbo"]
+    assert train.main(words) == 0
+    assert done == ([] if torchrun else ["fetch sam_med3d_turbo"]) + [f"train {tmp_path}"]

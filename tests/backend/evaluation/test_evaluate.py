@@ -51,7 +51,7 @@ def made(monkeypatch: pytest.MonkeyPatch) -> dict[str, Segmenter]:
 
 def run(data: Path, *options: object) -> int:
     out = data.parent / "out"
-    words = ["--data", data, "--out", out, "--clicks", 1, 3, *options]
+    words = ["--data", data, "--out", out, *([] if "challenge" in options else ["--clicks", 1, 3]), *options]
     return command.main([str(word) for word in words])
 
 
@@ -130,6 +130,8 @@ def test_run_without_any_value_fails(data: Path, capsys: pytest.CaptureFixture[s
         (["--model", "perfect", "--tolerance-mm", 0], "config.invalid"),
         (["--model", "perfect", "--seed", -1], "config.invalid"),
         (["--model", "perfect", "--cases", "z"], "data.source"),
+        (["--model", "perfect", "--protocol", "challenge", "--repeats", 2], "config.invalid"),
+        (["--model", "perfect", "--protocol", "challenge", "--clicks", 3], "config.invalid"),
     ],
 )
 def test_mistake_is_one_line(data: Path, options: list[object], code: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -137,6 +139,15 @@ def test_mistake_is_one_line(data: Path, options: list[object], code: str, capsy
     err = capsys.readouterr().err
     assert f"[{code}]" in err
     assert err.count("\n") == 1
+
+
+def test_auto_is_called_by_the_model_that_it_is(
+    data: Path, made: dict[str, Segmenter], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NAPARI_SAMED3D_CACHE", str(data))  # where no published weights are
+    made["compact"], made["auto"] = made["half"], made["perfect"]
+    assert run(data, "--model", "auto", "--model", "compact") == 0
+    assert {row["model"] for row in report(data)["rows"]} == {"compact"}
 
 
 def test_model_that_is_not_there_stops_the_run(

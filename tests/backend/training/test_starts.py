@@ -90,6 +90,20 @@ def test_own_weights(tmp_path: Path) -> None:
     assert equal(build_model(section(start="weights", weights=tmp_path / "weights.safetensors"), 1), first)
 
 
+def test_published_weights_by_name_are_taken_from_the_cache_and_not_downloaded_by_a_rank(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NAPARI_SAMED3D_CACHE", str(tmp_path))
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    named = section(start="weights", weights=Path("sam_med3d_turbo"))
+    with pytest.raises(SamMed3DError, match=r"not downloaded here.*sam_med3d_turbo\.pth"):
+        build_model(named, 0)
+    first = build_model(section(), 0)
+    (tmp_path / "weights").mkdir()
+    torch.save({"model_state_dict": first.state_dict()}, tmp_path / "weights" / "sam_med3d_turbo.pth")
+    assert equal(build_model(named, 1), first)
+
+
 @pytest.mark.parametrize("start", ["weights", "inflated", "adapters"])
 def test_missing_weights_are_never_replaced_by_random_ones(tmp_path: Path, start: str) -> None:
     with pytest.raises(SamMed3DError, match=r"gone\.pth") as refused:
