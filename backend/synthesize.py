@@ -66,7 +66,7 @@ def write_one(out: Path, size: int, spacing_mm: float, labels: tuple[Path, ...],
 
 
 @cache
-def maps_of(labels: tuple[Path, ...]) -> Sequence[LabelMap]:
+def maps_of(labels: tuple[Path, ...]) -> Sequence[Sequence[LabelMap]]:
     """The label maps, read once a process."""
     return read_label_maps(labels, torch.device("cpu")) if labels else ()
 

@@ -86,10 +86,10 @@ class CompactEncoder(nn.Module):
 
     def __init__(self, config: CompactConfig) -> None:
         super().__init__()
-        (fine, middle), width = config.stem, config.width
+        (fine, middle), (steps, more), width = config.stem, config.stem_depth, config.width
         self.patch = nn.Conv3d(LOOKS, fine, CELL, stride=CELL)
-        self.fine = nn.Sequential(Step(fine), Step(fine))
-        self.middle = nn.Sequential(nn.Conv3d(fine, middle, 2, stride=2), Step(middle), Step(middle))
+        self.fine = nn.Sequential(*(Step(fine) for _ in range(steps)))
+        self.middle = nn.Sequential(nn.Conv3d(fine, middle, 2, stride=2), *(Step(middle) for _ in range(more)))
         self.coarse = nn.Sequential(nn.Conv3d(middle, width, 2, stride=2), Step(width))
         self.blocks = nn.Sequential(*(TokenBlock(config) for _ in range(config.depth)))
         self.norm = nn.LayerNorm(width)

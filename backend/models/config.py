@@ -92,6 +92,7 @@ class CompactConfig:
     Attributes:
         image_size: voxels an axis of the cubic input, and logits an axis of the mask.
         stem: channels at a half and at a quarter of the resolution.
+        stem_depth: number of residual convolutions of the encoder at a half and at a quarter of the resolution.
         width: channels of an image token, of a prompt and of the mask decoder.
         depth: number of encoder blocks.
         heads: attention heads of an encoder block.
@@ -108,8 +109,9 @@ class CompactConfig:
     box_prompts: ClassVar[bool] = False  # a box is a click at its centre, and a size of the window
     image_size: int = 64
     stem: tuple[int, int] = (32, 96)
+    stem_depth: tuple[int, int] = (2, 6)
     width: int = 192
-    depth: int = 4
+    depth: int = 8
     heads: int = 6
     mlp_ratio: float = 4.0
     decoder_depth: int = 2
@@ -126,6 +128,8 @@ class CompactConfig:
             if channels <= 0:
                 raise ValueError(f"each of stem must be positive, not {channels}")
             check_divides("8", 8, "each of stem", channels)
+        if min(self.stem_depth) <= 0:
+            raise ValueError(f"each of stem_depth must be positive, not {self.stem_depth}")
 
     @property
     def prompt_width(self) -> int:

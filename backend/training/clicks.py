@@ -29,8 +29,8 @@ class ClickPlan(NamedTuple):
         draws: (B, interactions) int64 on the CPU, which error voxel is clicked.
         centre: (B, interactions) bool on the CPU, whether it is the centre of the largest error instead.
         clicked: (B, interactions) bool on the CPU, whether there is a click at all.
-        ahead: (B, first_clicks - 1) int64 on the CPU, the draws of what is clicked before the first answer; -1 for
-            none.
+        ahead: (B, first_clicks - 1) int64 on the CPU, the draws of the clicks of interactions that come before, from
+            which nothing is learned; -1, from some place on, for none.
     """
 
     draws: Tensor

@@ -105,8 +105,8 @@ class ClickSection(Section):
 
     Attributes:
         interactions: decoder passes a sample.
-        first_clicks: most clicks of the first interaction, for networks that are given all clicks so far; half the
-            time it is one, else any number up to this.
+        first_clicks: the first of these may be as late as the episode's click of this number; half the time it is the
+            first, else any up to this. The interactions before it have no gradient, and so take little time.
         mask_only: how many interactions see no new click: the last, and others at random.
         centre_share: probability that a click is the centre of the largest error component, not a random error voxel.
     """

@@ -6,7 +6,6 @@ from typing import Any, NamedTuple, Protocol, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from backend.models.interface import Embedding, PromptModel, map_embedding
@@ -93,8 +92,7 @@ class Episode(nn.Module):
         if embedding is None:
             embedding = self.embed(image)
         plan = plan_clicks(key.tolist(), self.clicks)
-        logits, prediction = self._net.empty_mask(len(mask), mask.shape[-1]), torch.zeros_like(mask)
-        clicks = _clicks_ahead(plan.ahead, mask)
+        clicks, logits, prediction = self._go_ahead(embedding, plan.ahead, mask)
         losses, dices = [], []
         for draws, centre, clicked in zip(plan.draws.T, plan.centre.T, plan.clicked.T, strict=True):
             click = simulate_clicks(prediction, mask, draws, centre)
@@ -107,6 +105,26 @@ class Episode(nn.Module):
             losses.append(loss)
             dices.append(dice_score(prediction, mask))
         return EpisodeOutput(torch.stack(losses, dim=1).mean(1), torch.stack(dices, dim=1))
+
+    @torch.no_grad()
+    def _go_ahead(self, embedding: Embedding, ahead: Tensor, mask: Tensor) -> tuple[Clicks, Tensor, Tensor]:
+        """What the first interaction starts from: clicks, logits and prediction after interactions that teach nothing.
+
+        So the late clicks of a long episode are learned at the cost of a short one.
+        """
+        clicks = mask.new_zeros(len(mask), 0, 3, dtype=torch.float32), mask.new_zeros(len(mask), 0, dtype=torch.long)
+        logits, prediction = self._net.empty_mask(len(mask), mask.shape[-1]), torch.zeros_like(mask)
+        nowhere = torch.zeros(len(mask), dtype=torch.bool)
+        for draws in ahead.T:
+            click = simulate_clicks(prediction, mask, draws.clamp_min(0), nowhere)
+            clicks = _with_click(clicks, click, draws >= 0)
+            rows = (draws >= 0).nonzero()[:, 0].to(mask.device)
+            if len(rows):
+                points, labels = (part[rows] for part in (clicks if self._net.all_clicks else click))
+                of_rows = map_embedding(partial(_take, rows), embedding)
+                logits[rows] = self._net.decode(of_rows, points, labels, logits[rows]).to(logits.dtype)
+                prediction[rows] = _at_size(logits[rows], mask.shape[-1]) > 0
+        return clicks, logits, prediction
 
     def embed(self, image: Tensor) -> Embedding:
         """The embedding of images (B, 1, S, S, S), without gradient if the image encoder is frozen."""
@@ -134,31 +152,6 @@ class Episode(nn.Module):
         return decode(embedding, points, labels, previous)
 
 
-def _clicks_ahead(ahead: Tensor, mask: Tensor) -> Clicks:
-    """Points (B, N, 3) and labels (B, N) of random voxels of the masks (B, 1, S, S, S); -1 where none is drawn.
-
-    One in three is a negative one near the object.
-    """
-    clicks = mask.new_zeros(len(mask), 0, 3, dtype=torch.float32), mask.new_zeros(len(mask), 0, dtype=torch.long)
-    nowhere = torch.zeros(len(mask), dtype=torch.bool)
-    around = _with_surrounding(mask) if ahead.numel() else mask
-    for draws in ahead.T:
-        negative = (draws % 3 == 0).to(mask.device)[:, None, None, None, None]
-        click = simulate_clicks(around & negative, mask, draws.clamp_min(0), nowhere)
-        clicks = _with_click(clicks, click, draws >= 0)
-    return clicks
-
-
-def _with_surrounding(mask: Tensor) -> Tensor:
-    """Masks (B, 1, S, S, S) with what is within an eighth of the image of them."""
-    reach = mask.shape[-1] // 8
-    wide = mask.float()
-    for axis in range(3):
-        window = [2 * reach + 1 if other == axis else 1 for other in range(3)]
-        wide = functional.max_pool3d(wide, window, stride=1, padding=[side // 2 for side in window])
-    return wide > 0
-
-
 def _with_click(clicks: Clicks, click: Clicks, there: Tensor) -> Clicks:
     """The clicks (B, N, 3), (B, N) and one more, "not a point" where there is none."""
     labels = torch.where(there.to(click[1].device)[:, None], click[1], NOT_A_POINT)
@@ -173,9 +166,13 @@ def _judge(logits: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     """The loss (B,) of logits (B, 1, L, L, L) at the mask's size S, and where they are above 0 there."""
     with torch.autocast(logits.device.type, enabled=False):
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        if logits.shape != mask.shape:
-            logits = upsample(logits, mask.shape[-1])
+        logits = _at_size(logits, mask.shape[-1])
         return dice_ce_loss(logits, mask), logits.detach() > 0
+
+
+def _at_size(logits: Tensor, size: int) -> Tensor:
+    """Logits (B, 1, L, L, L) as (B, 1, S, S, S)."""
+    return logits if logits.shape[-1] == size else upsample(logits, size)
 
 
 def recompute_blocks(encoder: nn.Module) -> None:

@@ -1,9 +1,13 @@
 """Seeded random numbers, and the smooth random fields that everything synthetic is made of."""
 
 import math
+from collections.abc import Sequence
+from typing import TypeVar
 
 import torch
 from torch import Tensor
+
+Thing = TypeVar("Thing")
 
 # Mean over a cell of the sum of squared weights of a cubic B-spline: what it leaves of the variance an axis.
 SPLINE_SHRINKS = 151 / 315
@@ -59,6 +63,10 @@ class Chance:
         """A whole number from low to high, both included."""
         return int(torch.randint(low, high + 1, (), generator=self._scalars))
 
+    def one_of(self, things: Sequence[Thing]) -> Thing:
+        """One of them, each as likely as any other."""
+        return things[self.integer(0, len(things) - 1)]
+
     def maybe(self, probability: float) -> bool:
         """True that often."""
         return self.uniform(0, 1) < probability
@@ -67,9 +75,12 @@ class Chance:
         """Numbers from low to high, (count,), on the device."""
         return torch.tensor([self.uniform(low, high) for _ in range(count)], device=self.device)
 
-    def rotation(self) -> Tensor:
-        """A random rotation, 3x3, on the device."""
-        matrix, _ = torch.linalg.qr(torch.randn(3, 3, generator=self._scalars))
+    def rotation(self, tilt: float | None = None) -> Tensor:
+        """A random rotation, 3x3, on the device; with a small `tilt`, by about that much (radians) around each axis."""
+        drawn = torch.randn(3, 3, generator=self._scalars)
+        matrix, triangle = torch.linalg.qr(drawn if tilt is None else torch.eye(3) + tilt * drawn)
+        if tilt is not None:
+            matrix = matrix * torch.sign(torch.diagonal(triangle))  # without it, it may turn an axis around
         matrix[:, 0] *= torch.sign(torch.linalg.det(matrix))
         rotation: Tensor = matrix.to(self.device)
         return rotation

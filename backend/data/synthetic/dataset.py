@@ -39,7 +39,7 @@ class SyntheticDataset:
         self._start = start
         self._labels = tuple(labels)
         self._device = torch.device(device)
-        self._maps: list[LabelMap] | None = None
+        self._maps: list[list[LabelMap]] | None = None
 
     def __len__(self) -> int:
         """Samples an epoch."""

@@ -16,7 +16,7 @@ from backend.io.boundary import writing
 from backend.volume import Source, Volume
 
 
-def write_case(folder: Path, seed: int, size: int, spacing_mm: float, maps: Sequence[LabelMap] = ()) -> bool:
+def write_case(folder: Path, seed: int, size: int, spacing_mm: float, maps: Sequence[Sequence[LabelMap]] = ()) -> bool:
     """Write the volume of a seed as `folder`/image.nii.gz, label.nii.gz and meta.json, all three or nothing.
 
     Args:

@@ -21,7 +21,7 @@ LARGEST_SHARE = 0.9
 # Scenes are drawn again until there is such an object; it takes more than two in one of a hundred.
 ATTEMPTS = 20
 # Shares of the volumes. Shapes come from the given label maps, if there are any; else there may be lesions.
-FROM_MAPS, WITH_LESIONS = 0.5, 0.25
+FROM_MAPS, WITH_LESIONS = 0.6, 0.25
 # The object is the label that lies in front, near the middle, or, of a label map, all there is of it, a whole brain;
 # else any label.
 IN_FRONT, WHOLE_MAP = 0.75, 0.06
@@ -62,8 +62,10 @@ class Scene(NamedTuple):
         return (self.labels == self.target) | (self.labels >= self.parts)
 
 
-def generate(seed: int, size: int, device: torch.device, maps: Sequence[LabelMap] = ()) -> Pair:
+def generate(seed: int, size: int, device: torch.device, maps: Sequence[Sequence[LabelMap]] = ()) -> Pair:
     """The volume of a seed, `size` (even) voxels an axis; its object is one connected piece.
+
+    Of `maps`, each group is seen as often as any other.
 
     Raises:
         RuntimeError: no attempt gave an object of a sensible size, which is not expected of any seed.
@@ -80,11 +82,11 @@ def generate(seed: int, size: int, device: torch.device, maps: Sequence[LabelMap
     raise RuntimeError(f"seed {seed} gave no object in {ATTEMPTS} attempts")
 
 
-def _scene(size: int, chance: Chance, maps: Sequence[LabelMap]) -> Scene:
+def _scene(size: int, chance: Chance, maps: Sequence[Sequence[LabelMap]]) -> Scene:
     labels, voxel, first = scene(size, chance), 0.0, 1
     if maps and chance.maybe(FROM_MAPS):
         first = int(labels.max()) + 1
-        labels, voxel = maps[chance.integer(0, len(maps) - 1)].placed(labels, chance)
+        labels, voxel = chance.one_of(chance.one_of(maps)).placed(labels, chance)
     elif chance.maybe(WITH_LESIONS):
         labels = add_lesions(labels, chance)
     last = int(labels.max())

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +20,13 @@ from backend.io import READABLE_SUFFIXES, read_volume
 MOST_LABELS = 200
 # Maps are kept no finer than this (mm).
 FINEST_MM = 1.0
+# How often a map is seen as anatomy: nearly upright, and as wide as the window that is put around a first click, which
+# lies somewhere in the object. Else the crop is fitted to the object, and turned anyhow.
+AS_ANATOMY = 0.6
+# The width of such a window (mm): about that of `zooming.FIRST_MM`, and those next to it.
+NARROWEST_MM, WIDEST_MM = 60.0, 160.0
+# Entries of a matrix that turns by about ten degrees.
+TILT = 0.12
 
 
 class LabelMap:
@@ -26,10 +34,12 @@ class LabelMap:
 
     Args:
         labels: (X, Y, Z) uint8, canonical order: 0 where nothing is known, then 1, 2, ... without gaps.
+        spacing: millimetres from voxel to voxel.
     """
 
-    def __init__(self, labels: Tensor) -> None:
+    def __init__(self, labels: Tensor, spacing: float) -> None:
         self.labels = labels
+        self.spacing = spacing
         spans = ndimage.find_objects(labels.cpu().numpy())
         ends = [[(axis.start, axis.stop - 1) for axis in span] for span in spans]
         self._boxes = torch.tensor(ends, dtype=torch.float32, device=labels.device).mT  # first and last voxel (L, 2, 3)
@@ -40,24 +50,45 @@ class LabelMap:
         The label that it is around comes last. With it comes how many voxels of the labels a voxel of the map fills.
         """
         chosen = chance.integer(1, len(self._boxes))
-        low, high = self._boxes[chosen - 1]
-        # Voxels of the map across the crop: the object fills from a tenth of it to more than all.
-        width = (float((high - low).max()) + 1) / chance.log_uniform(0.09, 2)
-        piece = self._piece(chosen, width, len(surrounding), chance)
+        view = self._anatomy(chosen, chance) if chance.maybe(AS_ANATOMY) else self._fitted(chosen, chance)
+        width = view.width
+        piece = self._piece(view, len(surrounding), chance)
         offset = int(surrounding.max())
         out = torch.where(piece > 0, piece + offset, surrounding)
         out[piece == chosen] = int(out.max()) + 1
         return out, len(surrounding) / width
 
-    def _piece(self, chosen: int, width: float, size: int, chance: Chance) -> Tensor:
+    def _anatomy(self, chosen: int, chance: Chance) -> "_View":
+        """A window around a voxel of a label, nearly upright, the left at times at the right."""
+        low, high = self._boxes[chosen - 1]
+        x, y, z = (slice(int(first), int(last) + 1) for first, last in zip(low, high, strict=True))
+        inside = torch.nonzero(self.labels[x, y, z] == chosen)
+        centre = low + inside[chance.integer(0, len(inside) - 1)] + chance.vector(-0.5, 0.5)
+        width = chance.log_uniform(NARROWEST_MM, WIDEST_MM) / self.spacing
+        turn = chance.rotation(TILT)
+        if chance.maybe(0.5):
+            turn[:, 0] *= -1
+        return _View(centre, width, turn)
+
+    def _fitted(self, chosen: int, chance: Chance) -> "_View":
+        """A window that the box of a label fills from a tenth to more than all of, at times turned."""
         low, high = self._boxes[chosen - 1]
         centre = (low + high) / 2 + chance.vector(-0.25, 0.25) * (high - low)
+        width = (float((high - low).max()) + 1) / chance.log_uniform(0.09, 2)
+        return _View(centre, width, chance.rotation(None if chance.maybe(0.5) else TILT))
+
+    def _piece(self, view: "_View", size: int, chance: Chance) -> Tensor:
         at = grid(size, self.labels.device) + 0.05 * chance.smooth(size, chance.uniform(1.5, 4), channels=3)
-        turned = torch.einsum(
-            "ij,jxyz->ixyz", chance.rotation() if chance.maybe(0.5) else torch.eye(3, device=at.device), at
-        )
-        voxels = turned * width / 2 + centre.view(3, 1, 1, 1)
-        return _nearest(self.labels, voxels)
+        turned = torch.einsum("ij,jxyz->ixyz", view.turn, at)
+        return _nearest(self.labels, turned * view.width / 2 + view.centre.view(3, 1, 1, 1))
+
+
+class _View(NamedTuple):
+    """Where a crop lies in a map: its centre (3,) and width in voxels of the map, and its axes' directions (3, 3)."""
+
+    centre: Tensor
+    width: float
+    turn: Tensor
 
 
 def _nearest(labels: Tensor, voxels: Tensor) -> Tensor:
@@ -69,26 +100,35 @@ def _nearest(labels: Tensor, voxels: Tensor) -> Tensor:
     return labels[x, y, z] * inside
 
 
-def read_label_maps(paths: Iterable[Path], device: torch.device) -> list[LabelMap]:
+def read_label_maps(paths: Iterable[Path], device: torch.device) -> list[list[LabelMap]]:
     """The label maps of files, and of all readable files in folders, at their finest voxel size or 1 mm.
+
+    Those of a path make a group; a path that is given twice, to be seen twice as often, is read once.
 
     Raises:
         SamMed3DError: DATA_SOURCE where there is none, or one is empty or has too many labels; as `read_volume`.
     """
-    files = [file for path in paths for file in (sorted(path.rglob("*")) if path.is_dir() else [path])]
+    paths = list(paths)
+    groups = {path: [_read(file, device) for file in _files(path)] for path in dict.fromkeys(paths)}
+    return [groups[path] for path in paths]
+
+
+def _files(path: Path) -> list[Path]:
+    files = sorted(path.rglob("*")) if path.is_dir() else [path]
     files = [file for file in files if file.is_file() and file.name.lower().endswith(READABLE_SUFFIXES)]
     if not files:
         raise SamMed3DError(
             ErrorCode.DATA_SOURCE,
-            f"There is no label map in {', '.join(map(str, paths))}.",
+            f"There is no label map in {path}.",
             f"Name files, or folders of files, that end in one of {', '.join(READABLE_SUFFIXES)}.",
         )
-    return [LabelMap(torch.from_numpy(_read(file)).to(device)) for file in files]
+    return files
 
 
-def _read(path: Path) -> npt.NDArray[np.uint8]:
+def _read(path: Path, device: torch.device) -> LabelMap:
     volume = read_volume(path)
-    grid_ = canonical_grid(volume, max(FINEST_MM, min(volume.spacing)))
+    spacing = max(FINEST_MM, min(volume.spacing))
+    grid_ = canonical_grid(volume, spacing)
     taps = [
         np.clip(np.rint(axis_map(np.arange(count))), 0, extent - 1).astype(int)
         for axis_map, count, extent in zip(grid_.maps, grid_.shape, grid_.extent, strict=True)
@@ -104,4 +144,4 @@ def _read(path: Path) -> npt.NDArray[np.uint8]:
             f"Give a label map with 0 for the background and 1 to {MOST_LABELS} other labels.",
         )
     numbered: npt.NDArray[np.uint8] = np.where(array != 0, np.searchsorted(values, array) + 1, 0).astype(np.uint8)
-    return numbered
+    return LabelMap(torch.from_numpy(numbered).to(device), spacing)

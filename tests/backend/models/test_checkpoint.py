@@ -327,7 +327,9 @@ def test_box_prompts_are_inferred(boxes: bool, tmp_path: Path, monkeypatch: pyte
     assert load_model(tmp_path / "weights.pth").config.box_prompts is boxes
 
 
-SIZES = CompactConfig(image_size=16, stem=(8, 16), width=48, depth=1, heads=2, decoder_heads=2, decoder_mlp=32)
+SIZES = CompactConfig(
+    image_size=16, stem=(8, 16), stem_depth=(1, 1), width=48, depth=1, heads=2, decoder_heads=2, decoder_mlp=32
+)
 
 
 @pytest.mark.parametrize("config", [SIZES, replace(SMALL, depth=2, global_blocks=(1,), box_prompts=True)])

@@ -1,5 +1,9 @@
 """The compact network: maps of prompts, logits at every voxel, and the interface of the published one."""
 
+import runpy
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -15,7 +19,9 @@ from backend.models.config import COMPACT, CompactConfig
 from backend.models.prompt_maps import LOOKS, MAPS, PLACES, draw_prompts, looks_of
 from backend.phantom import torso
 
-TINY = CompactConfig(image_size=16, stem=(8, 16), width=48, depth=1, heads=2, decoder_heads=2, decoder_mlp=32)
+TINY = CompactConfig(
+    image_size=16, stem=(8, 16), stem_depth=(1, 1), width=48, depth=1, heads=2, decoder_heads=2, decoder_mlp=32
+)
 
 
 @pytest.fixture
@@ -180,6 +186,16 @@ def test_weights_fit_crops_of_another_size(model, tmp_path):
     assert torch.equal(model(image, *click(3, 4, 5), model.empty_mask(1, 32)), logits)
 
 
+def test_a_grown_network_begins_with_the_answers_of_the_smaller_one(model):
+    grow = runpy.run_path(str(Path(__file__).parents[3] / "scripts" / "grow_weights.py"))["grow"]
+    larger = Compact(replace(TINY, stem_depth=(2, 3), depth=3)).eval()
+    grow(larger, model.state_dict())
+    image = torch.randn(1, 1, 16, 16, 16)
+    one, other = (network(image, *click(3, 4, 5), network.empty_mask(1)) for network in (model, larger))
+    assert torch.equal(one, other)
+    assert other.std() > 0
+
+
 def test_a_session_runs_on_it(model):
     phantom = torso((40, 30, 20), (8.0, 8.0, 14.0))
     session = Session(Predictor(Engine(model, choose_device("cpu")), phantom.volume), extend=False)
@@ -197,7 +213,8 @@ def test_the_shipped_sizes_are_compact():
 
 
 @pytest.mark.parametrize(
-    "sizes", [{"image_size": 20}, {"width": 50}, {"stem": (12, 16)}, {"stem": (0, 16)}, {"depth": 0}]
+    "sizes",
+    [{"image_size": 20}, {"width": 50}, {"stem": (12, 16)}, {"stem": (0, 16)}, {"stem_depth": (2, 0)}, {"depth": 0}],
 )
 def test_sizes_that_do_not_fit_are_refused(sizes):
     with pytest.raises(ValueError, match="must be"):

@@ -18,7 +18,9 @@ RANKS = 2
 SIZES = ModelConfig(
     image_size=16, patch_size=4, width=12, depth=2, heads=2, global_blocks=(1,), prompt_width=48, window=3
 )
-COMPACT_SIZES = CompactConfig(image_size=16, stem=(8, 16), width=48, depth=1, heads=4, decoder_mlp=32)
+COMPACT_SIZES = CompactConfig(
+    image_size=16, stem=(8, 16), stem_depth=(1, 1), width=48, depth=1, heads=4, decoder_mlp=32
+)
 
 
 def episodes() -> dict[str, Episode]:

@@ -22,7 +22,9 @@ SIZES = ModelConfig(
 )
 MODELS = {
     "sam_med3d": lambda: SamMed3D(SIZES),
-    "compact": lambda: Compact(CompactConfig(image_size=16, stem=(8, 16), width=48, depth=1, heads=4, decoder_mlp=32)),
+    "compact": lambda: Compact(
+        CompactConfig(image_size=16, stem=(8, 16), stem_depth=(1, 1), width=48, depth=1, heads=4, decoder_mlp=32)
+    ),
 }
 
 

@@ -20,7 +20,9 @@ TINY = ModelConfig(
 )
 MODELS = {
     "sam_med3d": lambda: SamMed3D(TINY),
-    "compact": lambda: Compact(CompactConfig(image_size=16, stem=(8, 16), width=48, depth=1, heads=4, decoder_mlp=32)),
+    "compact": lambda: Compact(
+        CompactConfig(image_size=16, stem=(8, 16), stem_depth=(1, 1), width=48, depth=1, heads=4, decoder_mlp=32)
+    ),
 }
 CLICKS = ClickSection(interactions=5, centre_share=0.5)
 
@@ -75,7 +77,8 @@ class Watched(nn.Module):
         return self.image_encoder(image)
 
     def decode(self, embedding: Tensor, points: Tensor, labels: Tensor, mask_logits: Tensor) -> Tensor:
-        self.calls.append({"points": points, "labels": labels, "previous": mask_logits})
+        learned = torch.is_grad_enabled()
+        self.calls.append({"points": points, "labels": labels, "previous": mask_logits, "learned": learned})
         logits = torch.full_like(embedding, float(len(self.calls)))
         logits[:, :, 8:] *= -1
         return self.weight * logits + 0 * embedding
@@ -111,28 +114,29 @@ def test_all_clicks_are_given_to_a_model_that_wants_them() -> None:
     key = torch.tensor([next(seed for seed in range(99) if (plan_clicks([seed], section).ahead >= 0).sum() == 2)])
     Episode(watched, section)(image.float(), mask, key)
     labels = [call["labels"][0].tolist() for call in watched.calls]
-    assert [label < 0 for label in labels[0]] == [False, False, True, True, False]  # two come along, of at most four
-    assert [len(row) for row in labels] == [5, 6, 7, 8]
-    assert labels[3][-1] == -1  # the last interaction sees no new click
+    assert [len(row) for row in labels] == [1, 2, 5, 6, 7, 8]  # two interactions go before, of at most four
+    assert [label < 0 for label in labels[2]] == [False, False, True, True, False]
+    assert labels[5][-1] == -1  # the last interaction sees no new click
     for before, after in zip(watched.calls, watched.calls[1:], strict=False):
         assert torch.equal(after["points"][:, : before["points"].shape[1]], before["points"])
-    for point, label in zip(watched.calls[0]["points"][0].long().tolist(), labels[0], strict=True):
-        assert label == -1 or mask[(0, 0, *point)] == bool(label)
+    prediction = torch.zeros_like(mask)
+    for number, call in enumerate(watched.calls[:5]):
+        assert call["previous"].abs().unique().tolist() == [number]
+        point, label = (0, 0, *call["points"][0, -1].long().tolist()), call["labels"][0, -1].item()
+        assert mask[point] == bool(label) != prediction[point]
+        prediction[:, :, :8] = True
 
 
-def test_some_clicks_before_the_first_answer_are_negative_and_near_the_object() -> None:
+def test_interactions_that_go_before_teach_nothing_and_are_each_samples_own() -> None:
     watched = Watched()
-    watched.all_clicks = True
-    mask = torch.zeros(16, 1, 16, 16, 16, dtype=torch.bool)
-    mask[:, :, 6:10, 6:10, 6:10] = True
-    Episode(watched, ClickSection(interactions=1, mask_only=0, first_clicks=6))(mask.float(), mask, torch.arange(16))
-    (call,) = watched.calls
-    labels = call["labels"]
-    assert 0.1 < (labels == 0).sum() / (labels >= 0).sum() < 0.5
-    apart = (call["points"] - 7.5).abs().amax(2)  # the object's half side is 2
-    assert (apart[labels == 1] <= 1.5).all()
-    assert (apart[labels == 0] > 1.5).all()
-    assert (apart[labels == 0] <= 3.5).all()
+    mask = batch(10)[1]
+    section = ClickSection(interactions=1, mask_only=0, first_clicks=6)
+    Episode(watched, section)(mask.float(), mask, torch.arange(10))
+    ahead = (plan_clicks(range(10), section).ahead >= 0).sum(1)
+    assert len(ahead.unique()) > 2
+    assert [len(call["points"]) for call in watched.calls[:-1]] == [int((ahead > n).sum()) for n in range(ahead.max())]
+    assert [call["learned"] for call in watched.calls] == [False] * int(ahead.max()) + [True]
+    assert watched.calls[-1]["previous"].abs().amax((1, 2, 3, 4)).tolist() == ahead.tolist()
 
 
 def test_a_click_follows_the_sign_of_the_upsampled_logits() -> None:
@@ -165,9 +169,12 @@ def test_loss_is_the_mean_of_the_interactions(model: nn.Module) -> None:
 
 
 def test_a_sample_is_the_same_in_any_batch(model: nn.Module) -> None:
-    episode = Episode(model, CLICKS)
+    clicks = CLICKS.model_copy(update={"first_clicks": 4})
+    episode = Episode(model, clicks)
     image, mask, key = batch()
-    assert len({tuple(row) for row in plan_clicks(key.tolist(), CLICKS).clicked.tolist()}) > 1
+    plan = plan_clicks(key.tolist(), clicks)
+    assert len({tuple(row) for row in plan.clicked.tolist()}) > 1
+    assert len((plan.ahead >= 0).sum(1).unique()) > 1
     together = episode(image, mask, key)
     order = torch.tensor([3, 1, 0, 2])
     shuffled = episode(image[order], mask[order], key[order])
