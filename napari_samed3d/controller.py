@@ -58,6 +58,7 @@ class Controller:
         self.workspace: Workspace | None = None
         self._workspaces: list[Workspace] = []
         self._generation = 0
+        self._preparing = False
         self._ray: Ray | None = None
         self._showing = False
         self._syncing = False
@@ -280,6 +281,7 @@ class Controller:
         if workspace is None:
             return
         self._generation += 1
+        self._preparing = prepare
         self._set_busy(True)
         prompts = workspace.objects.history.prompts
         self._thread.submit(
@@ -289,8 +291,9 @@ class Controller:
 
     def cancel(self) -> None:
         """Give up what is being computed; the mask stays as far as it came, and can be accepted so."""
-        if self.busy and self.workspace is not None:
-            self.workspace.objects.settle()
+        if self.busy:
+            if self.workspace is not None and not self._preparing:
+                self.workspace.objects.settle()
             self._give_up()
             self._say("Cancelled.")
 

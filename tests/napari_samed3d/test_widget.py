@@ -14,6 +14,7 @@ from backend.inference.loading import AUTO
 from backend.io import read_volume
 from backend.phantom import Phantom
 from napari_samed3d.reader import volume_layer
+from napari_samed3d.worker import ModelChoice
 
 
 def test_click_correct_undo_accept_save_reload(
@@ -175,6 +176,9 @@ def test_an_object_is_not_accepted_before_its_newest_click_is_answered(window: W
     window.widget.auto_run.value = False
     segment(window, phantom, "spleen")
     before = window.mask().copy()
+    window.controller.use_model(ModelChoice("region", "cpu"))
+    assert window.controller.busy
+    window.controller.cancel()  # of the look at the image
     with error_shown("not segmented yet"):
         window.push("accept")
     assert window.controller.current == 1
