@@ -21,12 +21,20 @@ MOST_LABELS = 200
 # Maps are kept no finer than this (mm).
 FINEST_MM = 1.0
 # How often a map is seen as anatomy: nearly upright, and as wide as the window that is put around a first click, which
-# lies somewhere in the object. Else the crop is fitted to the object, and turned anyhow.
+# lies somewhere in the object. Else the crop is fitted to the object, and half the time turned anyhow.
 AS_ANATOMY = 0.6
 # The width of such a window (mm): about that of `zooming.FIRST_MM`, and those next to it.
 NARROWEST_MM, WIDEST_MM = 60.0, 160.0
 # Entries of a matrix that turns by about ten degrees.
 TILT = 0.12
+
+
+class _View(NamedTuple):
+    """Where a crop lies in a map: its centre (3,) and width in voxels of the map, and its axes' directions (3, 3)."""
+
+    centre: Tensor
+    width: float
+    turn: Tensor
 
 
 class LabelMap:
@@ -51,14 +59,13 @@ class LabelMap:
         """
         chosen = chance.integer(1, len(self._boxes))
         view = self._anatomy(chosen, chance) if chance.maybe(AS_ANATOMY) else self._fitted(chosen, chance)
-        width = view.width
         piece = self._piece(view, len(surrounding), chance)
         offset = int(surrounding.max())
         out = torch.where(piece > 0, piece + offset, surrounding)
         out[piece == chosen] = int(out.max()) + 1
-        return out, len(surrounding) / width
+        return out, len(surrounding) / view.width
 
-    def _anatomy(self, chosen: int, chance: Chance) -> "_View":
+    def _anatomy(self, chosen: int, chance: Chance) -> _View:
         """A window around a voxel of a label, nearly upright, the left at times at the right."""
         low, high = self._boxes[chosen - 1]
         x, y, z = (slice(int(first), int(last) + 1) for first, last in zip(low, high, strict=True))
@@ -70,25 +77,17 @@ class LabelMap:
             turn[:, 0] *= -1
         return _View(centre, width, turn)
 
-    def _fitted(self, chosen: int, chance: Chance) -> "_View":
+    def _fitted(self, chosen: int, chance: Chance) -> _View:
         """A window that the box of a label fills from a tenth to more than all of, at times turned."""
         low, high = self._boxes[chosen - 1]
         centre = (low + high) / 2 + chance.vector(-0.25, 0.25) * (high - low)
         width = (float((high - low).max()) + 1) / chance.log_uniform(0.09, 2)
         return _View(centre, width, chance.rotation(None if chance.maybe(0.5) else TILT))
 
-    def _piece(self, view: "_View", size: int, chance: Chance) -> Tensor:
+    def _piece(self, view: _View, size: int, chance: Chance) -> Tensor:
         at = grid(size, self.labels.device) + 0.05 * chance.smooth(size, chance.uniform(1.5, 4), channels=3)
         turned = torch.einsum("ij,jxyz->ixyz", view.turn, at)
         return _nearest(self.labels, turned * view.width / 2 + view.centre.view(3, 1, 1, 1))
-
-
-class _View(NamedTuple):
-    """Where a crop lies in a map: its centre (3,) and width in voxels of the map, and its axes' directions (3, 3)."""
-
-    centre: Tensor
-    width: float
-    turn: Tensor
 
 
 def _nearest(labels: Tensor, voxels: Tensor) -> Tensor:
