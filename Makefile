@@ -27,6 +27,8 @@ pictures: .venv/all.stamp
 # In as many processes as there are cores, up to four; all tests of a file in the same one. Not the files with most tests
 # first: those with few and slow ones would come last, and the other processes wait for them.
 PYTEST := $(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+# A thread each: processes with as many threads as there are cores would wait for each other's.
+test: export OMP_NUM_THREADS := 1
 test: lint
 	if $(HEADLESS); then $(SCREEN) $(PYTEST); else $(PYTEST); fi
 

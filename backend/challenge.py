@@ -54,12 +54,12 @@ def run(options: argparse.Namespace) -> None:
 
 
 def find_files(inputs: Path) -> list[Path]:
-    """The .npz files of a folder by name, or the one file.
+    """The .npz files of a folder by name, but for hidden ones (macOS leaves some on shared drives), or the one file.
 
     Raises:
         SamMed3DError: FILE_MISSING: there is none.
     """
-    found = [inputs] if inputs.is_file() else sorted(inputs.glob("*.npz"))
+    found = [inputs] if inputs.is_file() else sorted(inputs.glob("[!.]*.npz"))
     if not found:
         raise SamMed3DError(
             ErrorCode.FILE_MISSING, f"There is no .npz file in {inputs}.", "Name the folder of the challenge's cases."

@@ -47,13 +47,13 @@ def lock_folder(folder: Path) -> FileLock:
 def claim_folder(config: TrainConfig) -> None:
     """Save the resolved configuration with the run, unless the folder is another run's.
 
-    A run that never came to its first checkpoint binds no one: its configuration is replaced.
+    A run that never came to its first whole checkpoint binds no one: its configuration is replaced.
 
     Raises:
         SamMed3DError: RUN_STATE, naming the keys and values that differ; FILE_WRITE.
     """
     path = config.run.out / CONFIG_NAME
-    if path.exists() and any((config.run.out / CHECKPOINTS_NAME).glob("*.pth")):
+    if path.exists() and any((config.run.out / CHECKPOINTS_NAME).glob("[!.]*.pth")):
         _check_same(load_config(path), config)
     with writing(path), replacing(path) as temporary:
         temporary.write_text(config.model_dump_json(indent=2) + "\n", encoding="utf-8")

@@ -135,6 +135,7 @@ def test_class_that_begins_with_background_goes_on_from_the_last_answer(inputs: 
 
 def test_bad_case_costs_no_other(inputs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     save(inputs, "a", boxes=[box_of("liver")])
+    (inputs / "._a.npz").write_bytes(b"what macOS leaves")
     (inputs / "b.npz").write_bytes(b"nothing")
     save(inputs, "c", boxes=[{"z_min": 1}])
     save(inputs, "d", clicks=[clicks_of([[99, 0, 0]], [])])

@@ -311,7 +311,8 @@ def test_signal_to_all_processes_still_saves(tmp_path: Path, finished: Path) -> 
 
 def test_start_that_failed_binds_no_one(tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    folder.mkdir()
+    (folder / "checkpoints").mkdir(parents=True)
+    (folder / "checkpoints" / ".0c1d2e3f-step-00000001.pth").write_bytes(b"killed while it was written")
     other = load_config(write(tmp_path, "other.toml"))
     claim_folder(other.model_copy(update={"run": other.run.model_copy(update={"out": folder, "seed": 5})}))
     claim_folder(other.model_copy(update={"run": other.run.model_copy(update={"out": folder, "seed": 6})}))
