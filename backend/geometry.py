@@ -205,8 +205,11 @@ def extract_crop(
     values = np.asarray(volume.array[tuple(window)]).transpose(grid.axes)
     truncate = values.dtype.kind in "iu" and not average
     for axis, at in enumerate(taps):
-        parts = [interpolate_axis(values, row, axis) for row in at]
-        values = parts[0] if len(parts) == 1 else np.mean(parts, axis=0)
+        mean = interpolate_axis(values, at[0], axis)
+        for row in at[1:]:
+            mean += interpolate_axis(values, row, axis)  # not all at once: of a fine volume there are many, and large
+        mean /= len(at)
+        values = mean
     crop[tuple(inside)] = np.trunc(values) if truncate else values
     return crop
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from napari.layers.base import ActionType
 from napari.qt.threading import create_worker
 from napari.utils import progress
 from napari.utils.notifications import notification_manager, show_error
@@ -15,12 +16,13 @@ from qtpy.QtCore import QTimer
 
 from backend.errors import SamMed3DError
 from backend.inference.canvas import EMPTY_PATCH, MaskPatch
+from backend.inference.prompts import History
 from backend.io import write_mask
 from napari_samed3d.worker import Answer, Failure, ModelChoice, ModelThread, Request
-from napari_samed3d.workspace import NEGATIVE, POSITIVE, Ray, Workspace, points_layer
+from napari_samed3d.workspace import NEGATIVE, PLACE, POSITIVE, Ray, Workspace, points_layer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     import numpy as np
@@ -52,7 +54,6 @@ class Controller:
         self.choice = choice
         self.auto_run = True
         self.extend = True
-        self.threshold = 0.0
         self.message = "Choose an image layer."
         self.busy = False
         self.workspace: Workspace | None = None
@@ -78,26 +79,26 @@ class Controller:
     # --- the image and its layers
 
     def use_image(self, image: Image | None) -> None:
-        """Work on that image: with the layers it had before, or with new ones."""
+        """Work on that image: with the layers it had before, or with new ones. One that is refused changes nothing."""
         if image is None or (self.workspace is not None and self.workspace.image is image):
             return
-        self._give_up()
         try:
-            self.workspace = next((w for w in self._workspaces if w.image is image), None) or self._open(image)
+            workspace = next((w for w in self._workspaces if w.image is image), None) or self._open(image)
         except SamMed3DError as error:
-            self.workspace = None
             self._report(error)
             return
-        low, high = image.contrast_limits
-        self.threshold = (low + high) / 2
+        self._give_up()
+        self.workspace = workspace
         # Later, since napari makes a layer that is just being added the active one.
         QTimer.singleShot(0, self._activate_points)
-        self._say_object()
+        if workspace.objects.answered:
+            self._say_object()
+        else:  # it was left before its answer came
+            self._prompts_changed()
 
     def _activate_points(self) -> None:
-        """Have the next click fall into one of the Points layers."""
-        active = self.viewer.layers.selection.active
-        if self.workspace is not None and active not in self.workspace.points.values():
+        """Have the next click fall into one of the Points layers, unless somebody chose to paint."""
+        if self.workspace is not None and self.viewer.layers.selection.active not in self.workspace.layers[1:]:
             self.viewer.layers.selection.active = self.workspace.points[POSITIVE]
 
     def _follow_selection(self) -> None:
@@ -115,6 +116,8 @@ class Controller:
             self._add_points(layer)
         workspace.labels.events.paint.connect(self._on_paint)
         image.events.data.connect(self._on_image_data)
+        for name in PLACE:
+            image.events[name].connect(self._on_image_moved)
         self._workspaces.append(workspace)
         return workspace
 
@@ -132,6 +135,17 @@ class Controller:
         if shown:
             self.use_image(workspace.image)
 
+    def _on_image_moved(self, event: Any) -> None:
+        """The image has other voxel sizes or another place: its objects and clicks go with it, and are seen anew."""
+        workspace = next(w for w in self._workspaces if w.image is event.source)
+        try:
+            workspace.follow_image()
+        except SamMed3DError as error:
+            self._report(error)
+            return
+        if workspace is self.workspace:
+            self._answer_anew()
+
     def _on_layer_removed(self, event: Any) -> None:
         """Deleted clicks are no longer prompts; without its image or its objects a workspace ends."""
         workspace = next((w for w in self._workspaces if event.value in w.layers), None)
@@ -141,19 +155,21 @@ class Controller:
             # Later, since the whole layer list may be on its way out.
             QTimer.singleShot(0, lambda: self._restore_points(workspace))
         else:
-            self.close_workspace(workspace)
-            QTimer.singleShot(0, lambda: self._start_anew(workspace.image))
+            self._leave(workspace)
+            QTimer.singleShot(0, lambda: self._start_anew(workspace))
 
-    def _start_anew(self, image: Image) -> None:
+    def _start_anew(self, closed: Workspace) -> None:
         """After the objects of an image were deleted: new ones, if the image is still there."""
-        if self.workspace is None and image in self.viewer.layers:
-            self.use_image(image)
+        self._remove_points(closed)
+        if self.workspace is None and closed.image in self.viewer.layers:
+            self.use_image(closed.image)
 
     def _on_paint(self, event: Any) -> None:
         """Somebody painted: what is painted of the open object goes with its next answer."""
         for workspace in self._workspaces:
             if workspace.labels is event.source:
                 workspace.objects.painted = True
+        self.changed.emit()
 
     def _restore_points(self, workspace: Workspace) -> None:
         """Put empty Points layers in the place of deleted ones."""
@@ -162,22 +178,31 @@ class Controller:
                 workspace.known[kind] = {}
                 workspace.points[kind] = points_layer(workspace.image, kind)
                 self._add_points(workspace.points[kind])
-                self._on_points()
+                self._sync_soon()
 
     def close_workspace(self, workspace: Workspace) -> None:
         """Let go of an image: its clicks go, its objects stay in their layer."""
+        self._leave(workspace)
+        self._remove_points(workspace)
+
+    def _leave(self, workspace: Workspace) -> None:
         self._forget(workspace)
-        for layer in workspace.points.values():
-            if layer in self.viewer.layers:
-                self.viewer.layers.remove(layer)
+        workspace.release()
         if self.workspace is workspace:
             self._give_up()
             self.workspace = None
             self._say("Choose an image layer.")
 
+    def _remove_points(self, workspace: Workspace) -> None:
+        for layer in workspace.points.values():
+            if layer in self.viewer.layers:
+                self.viewer.layers.remove(layer)
+
     def _forget(self, workspace: Workspace) -> None:
         self._workspaces.remove(workspace)
         workspace.image.events.data.disconnect(self._on_image_data)
+        for name in PLACE:
+            workspace.image.events[name].disconnect(self._on_image_moved)
         workspace.labels.events.paint.disconnect(self._on_paint)
         for layer in workspace.points.values():
             layer.events.data.disconnect(self._on_points)
@@ -213,23 +238,32 @@ class Controller:
         """Make the next click the other kind."""
         self.set_next_kind(not self.next_kind())
 
-    def _remember_ray(self, _viewer: ViewerModel, event: Any) -> None:
-        """Where a mouse press in the 3D view looks along; the point that napari then adds lies anywhere on it."""
-        shown = list(event.dims_displayed)
-        self._ray = Ray(event.position, event.view_direction, shown) if len(shown) == 3 else None
+    def _remember_ray(self, _viewer: ViewerModel, event: Any) -> Iterator[None]:
+        """Where the mouse in the 3D view looks along; the point that napari adds or drags there is anywhere on it."""
+        self._ray = Ray.of(event)
+        yield
+        while event.type == "mouse_move":
+            self._ray = Ray.of(event)
+            yield
 
-    def _on_points(self) -> None:
-        """Take up what changed in a Points layer, but after napari is done with changing it; once for a storm."""
+    def _on_points(self, event: Any) -> None:
+        """Take up what changed in a Points layer; a point that is being dragged, when it is let go."""
+        if getattr(event, "action", None) not in (ActionType.ADDING, ActionType.CHANGING, ActionType.REMOVING):
+            self._sync_soon()
+
+    def _sync_soon(self) -> None:
+        """After napari is done with changing the points; once for a storm."""
         if not self._showing and not self._syncing:
             self._syncing = True
             QTimer.singleShot(0, self._sync)
 
     def _sync(self) -> None:
         self._syncing = False
+        ray, self._ray = self._ray, None
         workspace = self.workspace
         if workspace is None:
             return
-        clicks, refused = workspace.read_clicks(self._ray, self.threshold)
+        clicks, refused = workspace.read_clicks(ray)
         changed = clicks != workspace.objects.history.prompts
         try:
             if changed:
@@ -243,7 +277,7 @@ class Controller:
             self._report(error)
 
     def _show_clicks(self, workspace: Workspace) -> None:
-        self._showing, self._ray = True, None
+        self._showing = True
         try:
             workspace.show_clicks()
         finally:
@@ -266,10 +300,15 @@ class Controller:
             self._ask(prepare=True)
 
     def use_model(self, choice: ModelChoice) -> None:
-        """Answer with another model from now on; the open object is computed anew."""
+        """Answer with another model from now on; the open object is computed anew, unless somebody painted it."""
         if choice != self.choice:
             self.choice = choice
-            self._prompts_changed()
+            self._answer_anew()
+
+    def _answer_anew(self) -> None:
+        """The clicks are as they were, but the answer would be another."""
+        if self.workspace is not None and self.workspace.objects.history.prompts:
+            self._ask(prepare=not self.auto_run or self.workspace.objects.painted)
 
     def run(self) -> None:
         """Compute the open object from its clicks."""
@@ -343,23 +382,25 @@ class Controller:
 
     def undo(self) -> None:
         """Go back by one click (or one change of a click)."""
-        self._step("undo")
+        self._edit(History.undo)
 
     def redo(self) -> None:
         """Go forward by one undone click."""
-        self._step("redo")
-
-    def _step(self, name: str) -> None:
-        if self.workspace is not None:
-            getattr(self.workspace.objects.history, name)()
-            self._show_clicks(self.workspace)
-            self._prompts_changed()
+        self._edit(History.redo)
 
     def reset(self) -> None:
         """Take all clicks of the open object away; undo brings them back."""
-        if self.workspace is not None:
-            self.workspace.objects.history.edit(())
-            self._show_clicks(self.workspace)
+        self._edit(History.clear)
+
+    def _edit(self, change: Callable[[History], None]) -> None:
+        """Where nothing changes, neither does the mask: it may have been painted."""
+        workspace = self.workspace
+        if workspace is None:
+            return
+        before = workspace.objects.history.prompts
+        change(workspace.objects.history)
+        if workspace.objects.history.prompts != before:
+            self._show_clicks(workspace)
             self._prompts_changed()
 
     def accept(self) -> None:
@@ -367,7 +408,7 @@ class Controller:
         self._change_object(lambda objects: objects.accept())
 
     def reopen(self, label: int) -> None:
-        """Open an accepted object again, with its clicks."""
+        """Open another object, with its clicks; this one stays as it is."""
         self._change_object(lambda objects: objects.reopen(label))
 
     def _change_object(self, change: Callable[[LabelMap], object]) -> None:

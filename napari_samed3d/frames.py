@@ -40,11 +40,15 @@ class Frame:
     order: DisplayOrder
 
 
-def frame_of(layer: Image | Labels) -> Frame:
+def frame_of(layer: Image | Labels, order: DisplayOrder | None = None) -> Frame:
     """The volume that an image or labels layer shows; no voxel is read yet.
 
     Where our reader placed the layer and nobody moved it since, with the file's exact affine. Else by the
     layer's own transform, its world taken as (Inferior, Posterior, Left) in its units, or mm if it has none.
+
+    Args:
+        layer: with three axes.
+        order: in which the layer is known to show the volume, if it was one before.
 
     Raises:
         SamMed3DError: the layer shows colours or has not three axes.
@@ -65,10 +69,11 @@ def frame_of(layer: Image | Labels) -> Frame:
         )
     transform = layer_transform(layer)
     placement = layer.metadata.get(METADATA_KEY)
-    if isinstance(placement, Placement) and _still_placed(placement, transform, data.shape):
+    known = isinstance(placement, Placement) and order in (None, placement.order)
+    if known and _still_placed(placement, transform, data.shape):
         volume = Volume(ShownArray(data, placement.order), placement.affine, placement.source)
         return Frame(volume, placement.order)
-    order = plain_order(data.shape)
+    order = order or plain_order(data.shape)
     return Frame(Volume(ShownArray(data, order), order.volume_affine(transform)), order)
 
 

@@ -6,6 +6,8 @@ from napari.layers import Image
 
 # Half a voxel, so that no voxel on the way is stepped over by more than its corner.
 STEP = 0.5
+# Steps of a ray that are read at once.
+PIECE = 64
 
 
 def first_voxel_above(
@@ -22,14 +24,13 @@ def first_voxel_above(
     count = max(2, int(np.ceil(np.linalg.norm(end - start) / STEP)) + 1)
     ray = np.linspace(start, end, count)
     voxels = np.clip(np.rint(ray).astype(int), 0, np.array(data.shape) - 1)
-    if isinstance(data, np.ndarray):
-        values = data[tuple(voxels.T)]
-    else:  # lazy arrays are read by window: one slab around the ray
-        low, high = voxels.min(axis=0), voxels.max(axis=0) + 1
-        slab = np.asarray(data[tuple(slice(a, b) for a, b in zip(low, high, strict=True))])
-        values = slab[tuple((voxels - low).T)]
-    above = np.flatnonzero(values > threshold)
-    return voxels[above[0]].astype(np.float64) if len(above) else None
+    for part in np.split(voxels, range(PIECE, count, PIECE)):  # of a lazy array no more is read than lies around it
+        low, high = part.min(axis=0), part.max(axis=0) + 1
+        around = np.asarray(data[tuple(slice(a, b) for a, b in zip(low, high, strict=True))])
+        above = np.flatnonzero(around[tuple((part - low).T)] > threshold)
+        if len(above):
+            return np.asarray(part[above[0]], dtype=np.float64)
+    return None
 
 
 def intensity_range(image: Image) -> tuple[float, float]:

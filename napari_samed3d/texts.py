@@ -10,7 +10,7 @@ TOOLTIPS = {
     "follow": "Where an object reaches the edge of its window, look further; where it is small in it, look closer.",
     "threshold": "In the 3D view a click goes to the first voxel along its ray that is brighter than this.",
     "kind": "What the next click says: this is the object, or this is not. Key: T.",
-    "objects": "The object that clicks change. Choose an accepted one to correct it.",
+    "objects": "The object that clicks change. Choose another to correct it; this one stays as it is.",
 }
 
 BUTTONS = {

@@ -18,7 +18,7 @@ from magicgui.widgets import (
 )
 from napari.layers import Image
 from qtpy.QtCore import QEvent
-from qtpy.QtWidgets import QFileDialog, QSizePolicy, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QFileDialog, QRadioButton, QSizePolicy, QVBoxLayout, QWidget
 
 from backend.inference.loading import model_names
 from backend.models import zoo
@@ -27,7 +27,7 @@ from napari_samed3d.controller import Controller
 from napari_samed3d.picking import intensity_range
 from napari_samed3d.settings import segment_settings
 from napari_samed3d.worker import ModelChoice
-from napari_samed3d.workspace import NEGATIVE, POSITIVE
+from napari_samed3d.workspace import NEGATIVE, POSITIVE, Workspace
 
 if TYPE_CHECKING:
     import napari
@@ -55,7 +55,7 @@ class SegmentWidget(QWidget):
         self.controller.auto_run = self._settings.auto_run
         self.controller.extend = self._settings.extend
         self._ends = ExitStack()  # what to undo when this widget goes
-        self._ranged: Image | None = None  # the image whose intensities the slider spans
+        self._ranged: Workspace | None = None  # the one of the image whose intensities the slider spans
         self._make_fields()
         self._make_buttons()
         fields = [getattr(self, name) for name in texts.TOOLTIPS]
@@ -128,8 +128,10 @@ class SegmentWidget(QWidget):
         self.device.changed.connect(self._on_model)
         self.auto_run.changed.connect(self._on_option)
         self.follow.changed.connect(self._on_option)
-        self.threshold.changed.connect(lambda value: setattr(controller, "threshold", value))
+        self.threshold.changed.connect(self._on_threshold)
         self.kind.changed.connect(lambda name: controller.set_next_kind(KINDS[name]))
+        for button in self.kind.native.findChildren(QRadioButton):  # the one that is chosen is not changed by a press
+            button.clicked.connect(lambda: controller.set_next_kind(KINDS[self.kind.value]))
         self.objects.changed.connect(self._on_object)
         for name in ("undo", "redo", "reset", "accept", "run", "cancel"):
             buttons[name].changed.connect(getattr(controller, name))
@@ -144,8 +146,9 @@ class SegmentWidget(QWidget):
 
     def _choose_first_image(self) -> None:
         active = self._viewer.layers.selection.active
-        if isinstance(active, Image):
-            self.image.value = active
+        with self.image.changed.blocked():
+            if isinstance(active, Image):
+                self.image.value = active
         self.controller.use_image(self.image.value)
 
     def _on_model(self) -> None:
@@ -159,6 +162,10 @@ class SegmentWidget(QWidget):
     def _on_option(self) -> None:
         self._settings.auto_run, self._settings.extend = self.auto_run.value, self.follow.value
         self.controller.auto_run, self.controller.extend = self.auto_run.value, self.follow.value
+
+    def _on_threshold(self, value: float) -> None:
+        if self.controller.workspace is not None:
+            self.controller.workspace.threshold = value
 
     def _on_object(self, label: int | None) -> None:
         if label is not None and label != self.controller.current:
@@ -183,24 +190,25 @@ class SegmentWidget(QWidget):
             for field in fields:
                 quiet.enter_context(field.changed.blocked())
             self.kind.value = "positive" if controller.next_kind() else "negative"
-            self.objects.choices = (*workspace.objects.accepted, controller.current) if workspace else ()
+            self.objects.choices = workspace.objects.labels if workspace else ()
             if workspace:
                 if workspace.image in self.image.choices:  # else it is being deleted
                     self.image.value = workspace.image
                 self.objects.value = controller.current
-                self._refresh_threshold(workspace.image)
+                self._refresh_threshold(workspace)
         self.buttons["undo"].enabled = history is not None and history.can_undo
         self.buttons["redo"].enabled = history is not None and history.can_redo
-        for name in ("reset", "accept", "run"):
+        for name in ("reset", "run"):
             self.buttons[name].enabled = history is not None and bool(history.prompts)
+        self.buttons["accept"].enabled = workspace is not None and workspace.objects.begun
         self.buttons["cancel"].enabled = controller.busy
         self.buttons["save ..."].enabled = workspace is not None
         self.status.value = controller.message
 
-    def _refresh_threshold(self, image: Image) -> None:
-        if image is not self._ranged:
-            self._ranged = image
-            low, high = intensity_range(image)
+    def _refresh_threshold(self, workspace: Workspace) -> None:
+        if workspace is not self._ranged:
+            self._ranged = workspace
+            low, high = intensity_range(workspace.image)
             self.threshold.min, self.threshold.max = low, high
-            self.controller.threshold = min(max(self.controller.threshold, low), high)
-        self.threshold.value = self.controller.threshold
+            workspace.threshold = min(max(workspace.threshold, low), high)
+        self.threshold.value = workspace.threshold

@@ -141,7 +141,7 @@ class ModelThread(QObject):
             self._emit(self.answered, Answer(request.generation, None, 0, True))
             return
         canvas = None
-        for canvas in solver.solve(request.prompts):
+        for canvas in solver.solve(request.prompts, lambda: self._superseded(request)):
             if self._superseded(request):
                 return
             patch = solver.predictor.paint(canvas)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 from napari.layers import Image, Labels, Points
 
 from backend.errors import ErrorCode, SamMed3DError
@@ -24,18 +25,29 @@ WORKSPACE_KEY = "samed3d-workspace"
 POSITIVE, NEGATIVE = True, False
 COLOURS = {POSITIVE: "#2ecc40", NEGATIVE: "#ff4136"}
 NAMES = {POSITIVE: "positive clicks", NEGATIVE: "negative clicks"}
-POINT_SIZE_MM = 5.0
+POINT_SIZE_MM, POINT_SHARE = 5.0, 0.04
+# What says where a layer is, by the names of napari's attributes and events.
+PLACE = ("scale", "translate", "rotate", "shear", "affine", "units")
 
 Row = tuple[float, ...]
 
 
 @dataclass(frozen=True)
 class Ray:
-    """A mouse press in the 3D view, in the world: where, along which direction, with which axes on the screen."""
+    """The mouse in the 3D view, in the world: where, along which direction, with which axes on the screen."""
 
-    position: Any
-    direction: Any
+    position: npt.NDArray[np.float64]
+    direction: npt.NDArray[np.float64]
     dims_displayed: list[int]
+
+    @classmethod
+    def of(cls, event: Any) -> Ray | None:
+        """That of a mouse event, for layers of three axes, whatever others the viewer has; None in the 2D view."""
+        others = len(event.position) - 3
+        shown = [dim - others for dim in event.dims_displayed]
+        if len(shown) != 3 or min(shown) < 0:
+            return None
+        return cls(np.asarray(event.position)[others:], np.asarray(event.view_direction)[others:], shown)
 
 
 @dataclass(eq=False)
@@ -47,6 +59,7 @@ class Workspace:
     objects: LabelMap
     labels: Labels
     points: dict[bool, Points]
+    threshold: float  # in the 3D view a voxel above it stops a ray
     # The points that are prompts already, by their row in the layer's data.
     known: dict[bool, dict[Row, Click]] = field(default_factory=lambda: {POSITIVE: {}, NEGATIVE: {}})
 
@@ -67,7 +80,7 @@ class Workspace:
             **same_place(image),
         )
         points = {kind: points_layer(image, kind) for kind in (NEGATIVE, POSITIVE)}
-        workspace = cls(image, frame, objects, labels, points)
+        workspace = cls(image, frame, objects, labels, points, threshold=float(np.mean(image.contrast_limits)))
         labels.metadata[WORKSPACE_KEY] = workspace  # where the next widget finds it, if this one is closed
         return workspace
 
@@ -77,42 +90,74 @@ class Workspace:
         present = list(layers)
         for layer in present:
             left = layer.metadata.get(WORKSPACE_KEY)
-            if isinstance(left, cls) and left.labels is layer and left.image is image:
-                return left if all(other in present for other in left.layers) else None
+            if (
+                isinstance(left, cls)
+                and left.labels is layer
+                and left.image is image
+                and all(other in present for other in left.layers)
+            ):
+                return left
         return None
+
+    def release(self) -> None:
+        """End it: its objects' layer stays, and keeps neither the image nor the clicks in memory."""
+        self.labels.metadata.pop(WORKSPACE_KEY, None)
+
+    def follow_image(self) -> None:
+        """Take over the image's place. Its voxels are the same, so objects and clicks stay on theirs.
+
+        Raises:
+            SamMed3DError: there the image is no volume.
+        """
+        self.frame = frame_of(self.image, self.frame.order)
+        for layer in self.layers[1:]:
+            for name, value in same_place(self.image).items():
+                setattr(layer, name, value)
 
     @property
     def layers(self) -> tuple[Layer, ...]:
         """All layers of it, from the image upwards."""
         return (self.image, self.labels, *self.points.values())
 
-    def read_clicks(self, ray: Ray | None, threshold: float) -> tuple[tuple[Click, ...], list[SamMed3DError]]:
-        """The clicks in their order: those known that are still there, then the new ones; and what is refused.
+    def read_clicks(self, ray: Ray | None) -> tuple[tuple[Click, ...], list[SamMed3DError]]:
+        """The clicks in their order: those known that are still there or were moved, then the new ones.
 
         Args:
-            ray: of the press that made the new points, if it was in the 3D view.
-            threshold: above this a voxel stops the ray.
-        """
-        rows = {kind: [tuple(row) for row in layer.data.tolist()] for kind, layer in self.points.items()}
-        kept = {c for kind, known in self.known.items() for row, c in known.items() if row in rows[kind]}
-        clicks, refused = [c for c in self.objects.history.prompts if c in kept], []
-        for kind in self.points:
-            for row in (r for r in rows[kind] if r not in self.known[kind]):
-                try:
-                    clicks.append(self._new_click(kind, row, ray, threshold))
-                except SamMed3DError as error:  # this click is refused, the others stay
-                    refused.append(error)
-        return tuple(clicks), refused
+            ray: of the mouse that made or moved points, if it was in the 3D view.
 
-    def _new_click(self, kind: bool, row: Row, ray: Ray | None, threshold: float) -> Click:
+        Returns:
+            The clicks, and what is refused: a new one is left out, a moved one stays where it was.
+        """
+        becomes: dict[Click, Click] = {}
+        new: list[Click] = []
+        refused: list[SamMed3DError] = []
+        for kind, layer in self.points.items():
+            known, rows = self.known[kind], [tuple(row) for row in layer.data.tolist()]
+            becomes |= {click: click for row, click in known.items() if row in rows}
+            moved = {b: a for a, b in zip(known, rows, strict=True) if b != a} if len(known) == len(rows) else {}
+            becomes |= {known[row]: known[row] for row in moved.values()}
+            for row in (r for r in rows if r not in known):
+                try:
+                    click = self._new_click(kind, row, ray)
+                except SamMed3DError as error:
+                    refused.append(error)
+                    continue
+                if row in moved:
+                    becomes[known[moved[row]]] = click
+                else:
+                    new.append(click)
+        clicks = [*(becomes[p] for p in self.objects.history.prompts if p in becomes), *new]
+        return _positive_first(clicks), refused
+
+    def _new_click(self, kind: bool, row: Row, ray: Ray | None) -> Click:
         if ray is None:
             index = volume_index(self.image, self.frame, self.points[kind], row)
         else:
-            hit = first_voxel_above(self.image, ray.position, ray.direction, ray.dims_displayed, threshold)
+            hit = first_voxel_above(self.image, ray.position, ray.direction, ray.dims_displayed, self.threshold)
             if hit is None:
                 raise SamMed3DError(
                     ErrorCode.PROMPT_INVALID,
-                    f"Nothing above {threshold:g} lies under this click.",
+                    f"Nothing above {self.threshold:g} lies under this click.",
                     "Click on the image, or lower the threshold for 3D clicks.",
                 )
             index = self.frame.order.to_volume(hit)
@@ -130,6 +175,19 @@ class Workspace:
             self.known[kind] = dict(zip(shown, clicks, strict=True))
 
 
+def _positive_first(clicks: list[Click]) -> tuple[Click, ...]:
+    """An object begins with a positive click, also after its first one was deleted."""
+    first = next((n for n, click in enumerate(clicks) if click.positive), 0)
+    return (*clicks[first : first + 1], *clicks[:first], *clicks[first + 1 :])
+
+
+def _point_size(image: Image) -> float:
+    """In the layer's own units: 5 mm, less in a small image."""
+    volume = frame_of(image).volume
+    extent = float(np.max(np.multiply(volume.shape, volume.spacing)))
+    return min(POINT_SIZE_MM, POINT_SHARE * extent) / float(np.min(volume.spacing))
+
+
 def points_layer(image: Image, kind: bool) -> Points:
     """An empty layer for clicks of one kind on an image."""
     return Points(
@@ -137,7 +195,7 @@ def points_layer(image: Image, kind: bool) -> Points:
         name=f"{image.name} {NAMES[kind]}",
         face_color=COLOURS[kind],
         border_color="white",
-        size=POINT_SIZE_MM / float(np.abs(image.scale).min()),
+        size=_point_size(image),
         projection_mode="rescale_spherical",
         **same_place(image),
     )

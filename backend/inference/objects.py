@@ -28,10 +28,10 @@ class LabelMap:
                 "Crop the volume to what you want to segment, or use a coarser level of it.",
             ) from error
         self.painted = False  # whether somebody else changed the open object's voxels
-        self._answered: Prompts = ()  # prompts of the open object
         self.current = 1
         self._shown: dict[int, MaskPatch] = {}
         self._histories: dict[int, History] = {}
+        self._answered: dict[int, Prompts] = {}  # the prompts to which the mask is the answer
 
     @property
     def history(self) -> History:
@@ -39,24 +39,42 @@ class LabelMap:
         return self._histories.setdefault(self.current, History())
 
     @property
-    def accepted(self) -> tuple[int, ...]:
-        """The labels of the objects that were accepted."""
-        return tuple(sorted(label for label in self._shown if label != self.current))
+    def labels(self) -> tuple[int, ...]:
+        """The labels of all objects, the open one's among them."""
+        return tuple(sorted({*self._shown, self.current}))
+
+    @property
+    def answered(self) -> bool:
+        """Whether the open object's mask is the answer to its prompts."""
+        return self.history.prompts == self._answered.get(self.current, ())
+
+    @property
+    def begun(self) -> bool:
+        """Whether there may be something to accept: prompts, or paint."""
+        return bool(self.history.prompts) or self.painted
 
     def show(self, patch: MaskPatch) -> None:
-        """Make `patch` the open object, only where no other object is."""
+        """Make `patch` the open object, only where no other object is; more of it may follow, until `settle`."""
         self._erase()
+        self._answered.pop(self.current, None)
         box = self.array[patch.slices]
         box[patch.mask & (box == 0)] = self.current
         self._shown[self.current] = patch
 
     def settle(self) -> None:
         """Take the open object's mask, as it is, for the answer to its prompts, as they are."""
-        self._answered = self.history.prompts
+        self._answered[self.current] = self.history.prompts
 
     def _box(self) -> npt.NDArray[np.uint16]:
         """The part of the array in which voxels of the open object are."""
         return self.array if self.painted else self.array[self._shown.get(self.current, EMPTY_PATCH).slices]
+
+    def _has_voxels(self) -> bool:
+        return bool((self._box() == self.current).any())
+
+    def _drop(self) -> None:
+        for table in (self._shown, self._histories, self._answered):
+            table.pop(self.current, None)
 
     def _erase(self) -> None:
         box = self._box()
@@ -71,13 +89,13 @@ class LabelMap:
                 used up.
         """
         kept = self.current
-        if self.history.prompts != self._answered:
+        if not self.answered:
             raise SamMed3DError(
                 ErrorCode.SESSION_STATE,
                 f"Object {kept} is not segmented yet with its newest clicks.",
                 "Wait for its mask, or ask for it: 'run' in the window, segment() in a script.",
             )
-        if not (self._box() == kept).any():
+        if not self._has_voxels():
             raise SamMed3DError(
                 ErrorCode.SESSION_STATE,
                 f"Object {kept} has no voxels of its own to accept.",
@@ -91,24 +109,24 @@ class LabelMap:
                 "Save these objects and begin a new session.",
             )
         self._shown.setdefault(kept, EMPTY_PATCH)  # one that was only painted
-        self.current, self._answered, self.painted = following, (), False
+        self.current, self.painted = following, False
         return kept
 
     def reopen(self, label: int) -> None:
-        """Make an accepted object the open one again; one that was open and not accepted is erased.
+        """Make another object the open one; the one that was open stays as it is, if there is anything of it.
 
         Raises:
             SamMed3DError: no object has that label.
         """
-        if label not in self._shown:
+        if label not in self.labels:
             raise SamMed3DError(
                 ErrorCode.SESSION_STATE,
-                f"There is no accepted object {label!r}; there are {list(self.accepted) or 'none'}.",
-                "Choose the label of an accepted object.",
+                f"There is no object {label!r}; there are {list(self.labels)}.",
+                "Choose the label of one of them.",
             )
         if label != self.current:
-            self._erase()
-            self._shown.pop(self.current, None)
-            self._histories.pop(self.current, None)
+            if self.history.prompts or self._has_voxels():
+                self._shown.setdefault(self.current, EMPTY_PATCH)
+            else:
+                self._drop()
             self.current, self.painted = label, True  # it may have been painted before, when nobody looked
-            self.settle()

@@ -119,6 +119,11 @@ class History:
             )
         self.edit(self.prompts[:index] + self.prompts[index + 1 :])
 
+    def clear(self) -> None:
+        """Take all prompts out, if there are any."""
+        if self.prompts:
+            self.edit(())
+
     @property
     def can_undo(self) -> bool:
         """Whether there is an edit to go back from."""

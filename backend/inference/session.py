@@ -91,5 +91,5 @@ class Session:
         return self.objects.accept()
 
     def reopen(self, label: int) -> None:
-        """Open an accepted object again, with its prompts; an open one that was not accepted is discarded."""
+        """Open another object, with its prompts; the one that was open stays as it is, if there is anything of it."""
         self.objects.reopen(label)

@@ -48,11 +48,15 @@ class Solver(ABC):
                 progress(len(canvas.windows))
         return canvas
 
-    def solve(self, prompts: Prompts) -> Iterator[Canvas]:
+    def solve(self, prompts: Prompts, stopped: Callable[[], bool] = lambda: False) -> Iterator[Canvas]:
         """Yield the object as it grows; the last one is final. Solving again after stopping early goes on from there.
 
         Prompts are replayed one at a time, each with the logits before it. An initial mask replaces all that was
         before it.
+
+        Args:
+            prompts: oldest first.
+            stopped: asked before each prompt; nothing more comes once it is true.
 
         Raises:
             SamMed3DError: a prompt outside the volume, or a negative click as the first.
@@ -63,6 +67,8 @@ class Solver(ABC):
         known = next(n for n in range(len(prompts), -1, -1) if n == 0 or prompts[:n] in self._solved)
         canvas = self._solved[prompts[:known]] if known else self.predictor.canvas()
         for count in range(known + (known < len(prompts)), len(prompts) + 1):
+            if stopped():
+                return
             given, newest = prompts[:count], count == len(prompts)
             if count > known:
                 canvas = self._answer(canvas, given)

@@ -4,8 +4,10 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from qtpy.QtCore import QPoint, Qt
+from qtpy.QtCore import QEvent, QPoint, QPointF, Qt
+from qtpy.QtGui import QMouseEvent
 from qtpy.QtTest import QTest
+from qtpy.QtWidgets import QApplication
 
 from backend.phantom import Phantom
 from backend.volume import Volume
@@ -67,10 +69,31 @@ class Window:
         QTest.mouseClick(self.canvas.native, button, pos=position)
         self.settle()
 
+    def drag(self, start: npt.ArrayLike, end: npt.ArrayLike) -> None:
+        """Press at one point of the world, move to another in steps with pauses, and let go."""
+        first, last = (self.pixel_of(np.asarray(point, dtype=float)) for point in (start, end))
+        QTest.mouseMove(self.canvas.native, first)
+        self.settle()
+        QTest.mousePress(self.canvas.native, Qt.MouseButton.LeftButton, pos=first)
+        for step in range(1, 6):
+            at = first + (last - first) * step / 5
+            held = QMouseEvent(
+                QEvent.Type.MouseMove,
+                QPointF(at),
+                self.canvas.native.mapToGlobal(QPointF(at)),
+                Qt.MouseButton.NoButton,
+                Qt.MouseButton.LeftButton,
+                Qt.KeyboardModifier.NoModifier,
+            )
+            QApplication.sendEvent(self.canvas.native, held)
+            self.settle()
+        QTest.mouseRelease(self.canvas.native, Qt.MouseButton.LeftButton, pos=last)
+        self.settle()
+
     def pixel_of(self, world: npt.NDArray[np.float64]) -> QPoint:
         """The canvas pixel at which a point of the world is shown."""
         node = self.canvas.layer_to_visual[self.controller.workspace.image].node
-        shown = list(self.viewer.dims.displayed)
+        shown = [dim - (self.viewer.dims.ndim - 3) for dim in self.viewer.dims.displayed]
         data = np.asarray(self.controller.workspace.image.world_to_data(world))[shown][::-1]
         x, y, *_, w = node.get_transform("visual", "canvas").map(data)
         return QPoint(round(x / w), round(y / w))

@@ -28,7 +28,7 @@ def count(objects: LabelMap, label: int) -> int:
 
 def test_objects_get_one_label_each_and_overwrite_none() -> None:
     objects = two_objects()
-    assert (objects.current, objects.accepted) == (3, (1, 2))
+    assert (objects.current, objects.labels) == (3, (1, 2, 3))
     assert (count(objects, 1), count(objects, 2)) == (64, 64 - 8)
     assert objects.array.dtype == np.uint16
 
@@ -56,16 +56,42 @@ def test_mask_is_not_filled_with_its_box() -> None:
 
 def test_accepted_object_is_opened_again_with_its_prompts() -> None:
     objects = two_objects()
-    objects.show(cube(8))
     objects.reopen(1)
-    assert (objects.current, objects.accepted) == (1, (2,))
-    assert count(objects, 3) == 0  # it was open and not accepted
+    assert (objects.current, objects.labels) == (1, (1, 2))  # nothing was begun of 3
     assert objects.history.prompts == (Click((0, 0, 0)),)
     objects.show(cube(1))
     assert (count(objects, 1), count(objects, 2)) == (64 - (27 - 8), 56)
+    objects.settle()
     assert objects.accept() == 1
     assert objects.current == 3
     assert not objects.history.prompts
+
+
+def test_looking_at_one_object_after_the_other_changes_none() -> None:
+    objects = two_objects()
+    objects.show(cube(8))
+    objects.history.add(Click((9, 9, 9)))  # not answered yet
+    before = objects.array.copy()
+    for label in (1, 2, 3, 1, 3):
+        objects.reopen(label)
+        assert (objects.current, objects.labels) == (label, (1, 2, 3))
+        assert objects.answered == (label != 3)
+    assert np.array_equal(objects.array, before)
+    assert objects.history.prompts == (Click((9, 9, 9)),)
+    objects.reopen(2)
+    assert objects.history.prompts == (Click((2, 2, 2)),)
+    assert objects.accept() == 2
+    assert objects.current == 4
+
+
+def test_half_an_answer_is_not_accepted() -> None:
+    objects = two_objects()
+    objects.reopen(2)
+    objects.show(cube(4))  # more of it follows
+    with pytest.raises(SamMed3DError, match="not segmented yet"):
+        objects.accept()
+    objects.settle()
+    assert objects.accept() == 2
 
 
 def test_paint_on_an_object_goes_with_its_next_answer_also_after_it_was_accepted() -> None:
@@ -84,7 +110,7 @@ def test_an_object_that_was_only_painted_is_accepted() -> None:
     objects = LabelMap((12, 12, 12))
     objects.array[5, 5, 5], objects.painted = 1, True
     assert objects.accept() == 1
-    assert (objects.accepted, objects.current) == ((1,), 2)
+    assert (objects.labels, objects.current) == ((1, 2), 2)
 
 
 def test_reopening_the_open_object_changes_nothing() -> None:
@@ -99,8 +125,8 @@ def test_what_cannot_be_is_refused() -> None:
     with pytest.raises(SamMed3DError, match="no voxels") as caught:
         objects.accept()
     assert caught.value.code == ErrorCode.SESSION_STATE
-    with pytest.raises(SamMed3DError, match="no accepted object 1") as caught:
-        objects.reopen(1)
+    with pytest.raises(SamMed3DError, match="no object 2") as caught:
+        objects.reopen(2)
     assert caught.value.code == ErrorCode.SESSION_STATE
     objects.show(cube(0))
     objects.accept()
