@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import get_args
 
 from backend.cli import add_model_options, exit_status, load_with_bar
-from backend.errors import ErrorCode, SamMed3DError
+from backend.errors import ErrorCode, SamMed3DError, told
 from backend.evaluation.challenge_case import SpacingOrder, read_challenge, segment_case, write_answer
 
 
@@ -42,9 +42,9 @@ def run(options: argparse.Namespace) -> None:
             case = read_challenge(path, options.spacing_order)
             write_answer(options.outputs / path.name, segment_case(case, engine))
             print(f"{path.name}: {len(case.prompts)} classes, {time.perf_counter() - begin:.1f} s", flush=True)
-        except SamMed3DError as error:
+        except Exception as error:  # whatever it is, it is told, and the other cases are answered
             failures.append(path.name)
-            print(f"error: {path.name}: {error}", file=sys.stderr)
+            print(f"error: {path.name}: {told(error)}", file=sys.stderr)
     if failures:
         raise SamMed3DError(
             ErrorCode.DATA_SOURCE,

@@ -1,6 +1,8 @@
 """The one exception type, and the one warning type, that a user is meant to read."""
 
+import traceback
 from enum import StrEnum
+from pathlib import Path
 
 
 class ErrorCode(StrEnum):
@@ -27,6 +29,7 @@ class ErrorCode(StrEnum):
     DOWNLOAD_FAILED = "download.failed"
     DOWNLOAD_CHANGED = "download.changed"
     DEVICE_UNAVAILABLE = "device.unavailable"
+    DEVICE_MEMORY = "device.memory"
     CONFIG_INVALID = "config.invalid"
     DATA_SOURCE = "data.source"
     DATA_INDEX = "data.index"
@@ -58,3 +61,11 @@ class SamMed3DError(Exception):
 
 class SamMed3DWarning(UserWarning):
     """Something was put right or assumed without asking, and the user should know."""
+
+
+def told(error: Exception) -> str:
+    """An error as one line; a defect with the place where it showed."""
+    if isinstance(error, SamMed3DError):
+        return str(error)
+    where = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__}: {error} ({Path(where.filename).name}:{where.lineno})"

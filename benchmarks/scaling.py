@@ -62,7 +62,7 @@ def count_network() -> dict[str, float]:
     model = build_network(VIT_B_ORI)
     freeze(model)
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-    tflop = sample_flops(model, ClickSection()) / 1e12
+    tflop = sample_flops(model, ClickSection(), model.image_size) / 1e12
     return {"sample_tflop": round(tflop, 3), "gradient_mb": round(4 * trained / 1e6)}
 
 

@@ -71,7 +71,8 @@ def build_datasets(
         config: the table `data` of a run's configuration.
         image_size: of the network.
         seed: of the run.
-        device: of the training process, which makes synthetic volumes there if it is a CUDA device and has no workers.
+        device: of the training process, which makes its synthetic volumes there if it is a CUDA device and has no
+            workers.
 
     Raises:
         SamMed3DError: DATA_INDEX, if there is no index or no mask of the stage in its training split.
@@ -128,4 +129,5 @@ def _synthetic(
     training = SyntheticDataset(image_size, length, seed, config.labels, device, start=start)
     if not config.validation_samples:
         return training, None
-    return training, SyntheticDataset(image_size, config.validation_samples, stream, config.labels, device)
+    # On the CPU: a GPU makes others, and the best weights are chosen among all validations.
+    return training, SyntheticDataset(image_size, config.validation_samples, stream, config.labels)

@@ -3,7 +3,6 @@
 import functools
 import os
 import time
-import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -13,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from backend.errors import SamMed3DError, SamMed3DWarning
+from backend.errors import SamMed3DWarning, told
 from backend.evaluation.gallery import Gallery
 from backend.evaluation.metrics import Bools
 from backend.evaluation.protocol import Trial, challenge_trial, paper_trial
@@ -178,11 +177,4 @@ class Visit:
             work()
         except Exception as error:  # whatever it is, it is listed, and the other targets and cases are measured
             name = target.name if target else None
-            self.failures.append(Failure(case=self._case.name, model=model, target=name, error=_told(error)))
-
-
-def _told(error: Exception) -> str:
-    if isinstance(error, SamMed3DError):
-        return str(error)
-    where = traceback.extract_tb(error.__traceback__)[-1]
-    return f"{type(error).__name__}: {error} ({Path(where.filename).name}:{where.lineno})"
+            self.failures.append(Failure(case=self._case.name, model=model, target=name, error=told(error)))

@@ -46,9 +46,11 @@ def step_costs(looks: Tensor) -> Tensor:
 
 def _usual(difference_BLXYZ: Tensor) -> Tensor:
     """The median difference (B, L) between neighbours that differ; beyond the volume all are 0."""
-    sample = difference_BLXYZ.flatten(2)[..., ::SAMPLED].abs()
-    median: Tensor = sample.masked_fill(sample == 0, torch.nan).nanmedian(2).values
-    return median.nan_to_num(0).clamp_min(QUIETEST)
+    ordered = difference_BLXYZ.flatten(2)[..., ::SAMPLED].abs().sort(2).values
+    equal_BL1 = (ordered == 0).sum(2, keepdim=True)
+    count = ordered.shape[2]
+    middle_BL1 = (equal_BL1 + (count - 1 - equal_BL1) // 2).clamp_max(count - 1)
+    return ordered.gather(2, middle_BL1)[..., 0].clamp_min(QUIETEST)
 
 
 def draw_distances(costs: Tensor, points: Tensor, labels: Tensor) -> Tensor:

@@ -95,6 +95,8 @@ class DataSection(Section):
             raise ValueError('source = "synthetic" is endless: it needs samples_per_epoch')
         if self.source == "index" and self.labels:
             raise ValueError('labels are for source = "synthetic"')
+        if self.variants and (self.start_epochs or (self.source == "index" and self.samples_per_epoch)):
+            raise ValueError("variants repeat the first epochs, so start_epochs or a part of an index would never end")
         if self.source == "index" and self.start_epochs:
             raise ValueError('start_epochs are for source = "synthetic"')
         return self
@@ -202,7 +204,8 @@ class RunSection(Section):
         keep: checkpoints kept, beside the best.
         skip_limit: steps in a row that may be skipped for a loss or gradient that is not finite.
         timeout_s: how long a rank waits for the others before all stop.
-        ranks: processes on this machine; 0 for one a GPU, or one on a CPU. Under torchrun it is not looked at.
+        ranks: processes on this machine, at most one a GPU; 0 for one a GPU, or one on a CPU. Under torchrun it is not
+            looked at.
         threads: CPU threads of each rank; 0 for torch's own choice.
     """
 

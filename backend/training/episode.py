@@ -124,6 +124,8 @@ class Episode(nn.Module):
                 of_rows = map_embedding(partial(_take, rows), embedding)
                 logits[rows] = self._net.decode(of_rows, points, labels, logits[rows]).to(logits.dtype)
                 prediction[rows] = _at_size(logits[rows], mask.shape[-1]) > 0
+        # Autocast of older PyTorch (its issue 158232) would go on with casts of weights made here, without gradients.
+        torch.clear_autocast_cache()
         return clicks, logits, prediction
 
     def embed(self, image: Tensor) -> Embedding:

@@ -60,8 +60,9 @@ def claim_folder(config: TrainConfig) -> None:
 
 
 def fingerprint(config: TrainConfig) -> str:
-    """A digest of all that may not change when a run is resumed."""
-    return hashlib.sha256(json.dumps(_bound(config), sort_keys=True).encode()).hexdigest()
+    """A digest of all that may not change when a run is resumed; keys that a later version adds do not change it."""
+    bound = _bound(config, exclude_defaults=True)
+    return hashlib.sha256(json.dumps(bound, sort_keys=True).encode()).hexdigest()
 
 
 def _check_same(old: TrainConfig, new: TrainConfig) -> None:
@@ -76,8 +77,8 @@ def _check_same(old: TrainConfig, new: TrainConfig) -> None:
         )
 
 
-def _bound(config: TrainConfig) -> dict[str, Any]:
-    flat = _flatten(config.model_dump(mode="json"), "")
+def _bound(config: TrainConfig, *, exclude_defaults: bool = False) -> dict[str, Any]:
+    flat = _flatten(config.model_dump(mode="json", exclude_defaults=exclude_defaults), "")
     return {key: value for key, value in flat.items() if key in _BOUND_KEYS or not _is_free(key)}
 
 

@@ -9,6 +9,7 @@ import signal
 import sys
 import time
 import traceback
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,8 +24,8 @@ import torch.distributed as dist
 from torch.distributed import Store, TCPStore  # type: ignore[attr-defined]  # torch does not say that it exports them
 
 from backend.cli import plain_warnings
-from backend.device import choose_device
-from backend.errors import ErrorCode, SamMed3DError
+from backend.device import choose_device, is_out_of_memory
+from backend.errors import ErrorCode, SamMed3DError, SamMed3DWarning
 from backend.training.config import NumericsSection, TrainConfig
 from backend.training.loop import train
 from backend.training.processes import process_context, when_parent_ends
@@ -62,15 +63,13 @@ def _tell() -> None:
 
 
 def _local_ranks(config: TrainConfig) -> int:
-    """How many processes this machine gets."""
+    """How many processes this machine gets: never two for one GPU. What is learned is the same with any number."""
     kind = choose_device(config.numerics.device).type
     most = {"cuda": torch.cuda.device_count(), "mps": 1}.get(kind)
     if most is not None and config.run.ranks > most:
-        raise SamMed3DError(
-            ErrorCode.DEVICE_UNAVAILABLE,
-            f"run.ranks = {config.run.ranks}, and there are {most} devices of the kind {kind}.",
-            "Give each rank its own device: lower run.ranks, or set it to 0 for as many as there are.",
-        )
+        message = f"run.ranks = {config.run.ranks}, and there are {most} of the kind {kind}: {most} is taken."
+        warnings.warn(message, SamMed3DWarning, stacklevel=2)
+        return most
     return config.run.ranks or most or 1
 
 
@@ -82,7 +81,16 @@ def _device(numerics: NumericsSection, local_rank: int) -> torch.device:
 def _train_here(config: TrainConfig, world: World, stop: Stop) -> None:
     """One rank's whole life in this process."""
     _set_numerics(config, world)
-    train(config, world, stop)
+    try:
+        train(config, world, stop)
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        raise SamMed3DError(
+            ErrorCode.DEVICE_MEMORY,
+            f"{world.device} ran out of memory: {str(error).splitlines()[0]}",
+            "Lower batch.micro_batch, or set numerics.checkpointing=true; the same command goes on.",
+        ) from error
 
 
 def _set_numerics(config: TrainConfig, world: World) -> None:

@@ -113,10 +113,13 @@ class Learner:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from such a state."""
+        """Go on from such a state, also of another device or precision."""
         self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self._scaler.load_state_dict(state["scaler"])
+        saved, own = state["optimizer"], self.optimizer.param_groups
+        groups = [{**group, "fused": here["fused"]} for group, here in zip(saved["param_groups"], own, strict=True)]
+        self.optimizer.load_state_dict({**saved, "param_groups": groups})
+        if state["scaler"]:  # only float16 has one
+            self._scaler.load_state_dict(state["scaler"])
         if self.ema is not None:
             self.ema.load_state_dict(state["ema"])
 

@@ -71,11 +71,15 @@ class Run:
         model = build_model(config.model, seed)
         net = cast(TrainedModel, model)
         train_set, held_out = build_datasets(config.data, net.image_size, seed, world.device)
-        self._flops = sample_flops(net, config.clicks) if world.first else 0.0  # before it is compiled
+        sizes = {net.image_size, config.data.start_size} if config.data.start_epochs else {net.image_size}
+        # Before it is compiled.
+        self._flops = {size: sample_flops(net, config.clicks, size) for size in sizes} if world.first else {}
         self._learner = Learner(model, config, world)
         self._batches = Batches(train_set, held_out, config.data.workers, world.device)
         self._plan = Plan(len(train_set), batch.samples_per_step, batch.micro_batch, seed, world.rank, world.size)
-        self._validation = Validation(self._learner.best_model, config.clicks.centre_share, batch.micro_batch)
+        self._validation = Validation(
+            self._learner.best_model, config.clicks.centre_share, batch.micro_batch, self._learner.autocast
+        )
         self._counters = self._resume()
         self._log = RunLog(config.run.out / LOG_NAME, self._counters) if world.first else None
 
@@ -163,8 +167,12 @@ class Run:
             volumes_per_s=window.size / seconds,
             waiting_share=report.told[1] / self._world.size / seconds,
             peak_memory_bytes=peak_memory(self._world.device),
-            model_flops_per_s=self._flops * window.size / seconds,
+            model_flops_per_s=self._flops_per_sample() * window.size / seconds,
         )
+
+    def _flops_per_sample(self) -> float:
+        data, sizes = self._config.data, sorted(self._flops)
+        return self._flops[data.start_size if self._counters.epoch < data.start_epochs else sizes[-1]]
 
     def _validate_if_due(self) -> None:
         """Validate before the first epoch, after the last, and every so many between, unless that is done already."""
@@ -173,8 +181,7 @@ class Run:
         if not due or not self._batches.held_out or counters.position or counters.validated == counters.epoch:
             return
         start = time.perf_counter()
-        with self._learner.autocast():
-            dice = self._validation(self._batches, self._world, lambda: self._stop.requested)
+        dice = self._validation(self._batches, self._world, lambda: self._stop.requested)
         if dice is None:
             self._stopped = True
             return

@@ -10,7 +10,7 @@ import re
 import shutil
 import warnings
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -54,10 +54,6 @@ class Counters:
         """Plain numbers, for a checkpoint."""
         return asdict(self)
 
-    def copy(self) -> "Counters":
-        """As they are now."""
-        return replace(self)
-
 
 class Checkpoints:
     """The files `step-00000123.pth` of a run, the last few of them, and `best.pth`.
@@ -90,12 +86,14 @@ class Checkpoints:
             old.unlink()
 
     def mark_best(self, step: int) -> None:
-        """Let `best.pth` be the checkpoint of that step.
+        """Let `best.pth` be the checkpoint of that step; where a run goes on from `best.pth` alone, it is that already.
 
         Raises:
             SamMed3DError: FILE_WRITE.
         """
         path = self.folder / _BEST
+        if path.exists() and not self._path(step).exists():
+            return
         with writing(path), replacing(path) as temporary:
             try:
                 os.link(self._path(step), temporary)

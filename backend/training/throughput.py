@@ -53,13 +53,12 @@ def peak_memory(device: torch.device) -> int | None:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
-def sample_flops(model: TrainedModel, clicks: ClickSection) -> float:
-    """Floating-point operations that training on one sample takes, counted in one forward pass.
+def sample_flops(model: TrainedModel, clicks: ClickSection, size: int) -> float:
+    """Floating-point operations that training on one sample of (size, size, size) takes, counted in one forward pass.
 
     The backward pass counts twice the forward pass, of frozen encoders not at all; recomputed activations do not
-    count, as is the custom for "model FLOP/s".
+    count, as is the custom for "model FLOP/s", nor do interactions without a gradient.
     """
-    size = model.image_size
     with torch.no_grad(), FlopCounterMode(display=False) as encoder:
         empty = model.empty_mask(1, size)
         embedding = model.embed(empty.new_zeros(1, 1, size, size, size))

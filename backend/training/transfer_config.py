@@ -43,6 +43,8 @@ class TransferModelSection(ModelSection):
     def _has_something_to_transfer(self) -> Self:
         if self.start == "scratch":
             raise ValueError('start = "scratch" leaves nothing to compare with: name the pre-trained weights')
+        if self.start == "adapters":
+            raise ValueError('start = "adapters" freezes an encoder with adapters: from scratch there is none like it')
         if self.name == "compact":
             raise ValueError('name = "compact" is no vision transformer, as UNETR needs')
         return self

@@ -1,6 +1,7 @@
 """How good the network is on held-out masks: Dice after a few simulated clicks, at the level of crops."""
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import nn
@@ -21,12 +22,20 @@ class Validation:
         model: what is validated.
         centre_share: as in `ClickSection`.
         micro_batch: samples of a pass.
+        autocast: gives the context in which the network computes.
     """
 
-    def __init__(self, model: nn.Module, centre_share: float, micro_batch: int) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        centre_share: float,
+        micro_batch: int,
+        autocast: Callable[[], AbstractContextManager[object]] = nullcontext,
+    ) -> None:
         section = ClickSection(interactions=max(CLICKS), mask_only=0, centre_share=centre_share)
         self._episode = Episode(model, section)
         self._micro_batch = micro_batch
+        self._autocast = autocast
 
     @torch.no_grad()
     def __call__(self, batches: Batches, world: World, stopped: Callable[[], bool]) -> dict[int, float] | None:
@@ -49,8 +58,9 @@ class Validation:
             if stopped():
                 totals[-1] = 1
                 break
-            dice = self._episode(batch.image, batch.mask, batch.key).dice
-            totals[:-2] += dice[:, [clicks - 1 for clicks in CLICKS]].sum(0).double().cpu()
+            with self._autocast():  # of the network alone: volumes may be made while batches are got
+                dice = self._episode(batch.image, batch.mask, batch.key).dice
+            totals[:-2] += dice[:, [clicks - 1 for clicks in CLICKS]].sum(0).cpu()
             totals[-2] += len(dice)
         self._episode.train(was_training)
         totals = world.sum(totals)

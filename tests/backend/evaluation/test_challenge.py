@@ -133,6 +133,23 @@ def test_class_that_begins_with_background_goes_on_from_the_last_answer(inputs: 
     assert not (segs == 2).any()  # nothing to begin with
 
 
+def test_a_defect_costs_no_other_case(
+    inputs: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in "ab":
+        save(inputs, name, boxes=[box_of("liver")])
+
+    def fails_once(*args: Any) -> Any:
+        monkeypatch.setattr(command, "segment_case", real)
+        raise MemoryError("no more")
+
+    real = command.segment_case
+    monkeypatch.setattr(command, "segment_case", fails_once)
+    assert run(inputs) == 2
+    assert [path.name for path in (inputs.parent / "outputs").iterdir()] == ["b.npz"]
+    assert "a.npz: MemoryError: no more (test_challenge.py:" in capsys.readouterr().err
+
+
 def test_bad_case_costs_no_other(inputs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     save(inputs, "a", boxes=[box_of("liver")])
     (inputs / "._a.npz").write_bytes(b"what macOS leaves")

@@ -13,8 +13,11 @@ from backend.models.geodesic import (
     FAR,
     LEAST,
     MOST,
+    QUIETEST,
+    SAMPLED,
     _clicked,
     _distances,
+    _usual,
     draw_distances,
     step_costs,
 )
@@ -67,6 +70,16 @@ def test_what_lies_beyond_the_volume_does_not_count_as_quiet() -> None:
 def test_an_image_of_one_brightness_costs_the_least() -> None:
     costs = step_costs(torch.ones(1, 2, SIZE, SIZE, SIZE))
     torch.testing.assert_close(costs[:, :, :-1, :-1, :-1], torch.full((1, 3, 7, 7, 7), LEAST))
+
+
+def test_the_usual_difference_is_the_median_of_those_that_differ() -> None:
+    torch.manual_seed(0)
+    differences = torch.randn(3, 2, 7, 8, 9)
+    differences[differences.abs() < 0.5] = 0
+    differences[1, 0], differences[2, 1] = 0, 5 * QUIETEST
+    sample = differences.flatten(2)[..., ::SAMPLED].abs()
+    expected = sample.masked_fill(sample == 0, torch.nan).nanmedian(2).values.nan_to_num(0).clamp_min(QUIETEST)
+    assert torch.equal(_usual(differences), expected)
 
 
 def test_distances_are_dijkstras() -> None:

@@ -267,6 +267,19 @@ def test_half_precision_gives_a_loss_in_full(model: nn.Module) -> None:
     torch.testing.assert_close(half.loss, episode(image.float(), mask, key).loss, rtol=0.02, atol=0)
 
 
+def test_interactions_ahead_leave_all_weights_their_gradients_in_half_precision() -> None:
+    torch.manual_seed(0)
+    model = MODELS["compact"]()
+    freeze(model)
+    episode = Episode(model, ClickSection(interactions=2, mask_only=0, first_clicks=9)).train()
+    image, mask, key = batch(4)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss = episode(image.float(), mask, key).loss.mean()
+    loss.backward()
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    assert [name for name, p in trained.items() if p.grad is None] == []
+
+
 def test_it_learns(model: nn.Module) -> None:
     episode = Episode(model, ClickSection(interactions=3, mask_only=1)).train()
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=3e-3)

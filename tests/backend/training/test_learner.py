@@ -13,6 +13,7 @@ from torch.utils.data import default_collate
 from backend.training.learner import Learner, StepReport
 from backend.training.plan import Plan
 from backend.training.starts import build_model
+from backend.training.state import content_digest
 from backend.training.world import World
 
 
@@ -34,6 +35,20 @@ def test_compiled_network_learns_the_same_under_the_same_names(tmp_path: Path, m
     assert same.loss == pytest.approx(report.loss, rel=1e-5)
     assert same.grad_norm == pytest.approx(report.grad_norm, rel=1e-4)
     assert compiled.state_dict()["model"].keys() == plain.state_dict()["model"].keys()
+
+
+@pytest.mark.parametrize(("before", "after"), [("float32", "float16"), ("float16", "float32"), ("float16", "float16")])
+def test_goes_on_with_another_precision(before: str, after: str, tmp_path: Path) -> None:
+    learner, _ = one_step(tmp_path / "run", numerics={"precision": before})
+    config = tiny_run.config(tmp_path / "run", numerics={"precision": after})
+    other = Learner(build_model(config.model, 1), config, World(torch.device("cpu")))
+    own = other.optimizer.param_groups[0]["fused"]
+    state = learner.state_dict()
+    for group in state["optimizer"]["param_groups"]:
+        group["fused"] = not own  # as on another kind of device
+    other.load_state_dict(state)
+    assert other.optimizer.param_groups[0]["fused"] is own
+    assert content_digest(other.state_dict()["model"]) == content_digest(state["model"])
 
 
 def test_gradient_is_clipped_by_its_norm(tmp_path: Path) -> None:

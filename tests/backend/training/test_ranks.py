@@ -6,6 +6,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,8 @@ import tiny_run
 import torch
 
 import backend.training.launch
-from backend.errors import ErrorCode, SamMed3DError
-from backend.training.launch import launch
+from backend.errors import ErrorCode, SamMed3DError, SamMed3DWarning
+from backend.training.launch import _local_ranks, launch
 from backend.training.state import Checkpoints
 
 
@@ -177,9 +178,20 @@ def test_joins_the_ranks_of_torchrun_and_leaves_with_them(tmp_path: Path) -> Non
     assert "lost touch with another rank" in ranks[statuses.index(2)].output()
 
 
-def test_more_ranks_than_gpus_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("gpus", "ranks"), [(1, 1), (2, 2), (8, 3)])
+def test_no_two_ranks_share_a_gpu(gpus: int, ranks: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    with pytest.raises(SamMed3DError, match=r"run.ranks = 3, and there are 2 devices of the kind cuda") as caught:
-        launch(tiny_run.config(tmp_path / "run", run={"ranks": 3}, numerics={"device": "auto"}))
-    assert caught.value.code is ErrorCode.DEVICE_UNAVAILABLE
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    config = tiny_run.config(tmp_path / "run", run={"ranks": 3}, numerics={"device": "auto"})
+    with pytest.warns(SamMed3DWarning, match=f"there are {gpus} of the kind cuda") if gpus < 3 else nullcontext():
+        assert _local_ranks(config) == ranks
+
+
+def test_want_of_memory_says_what_to_lower(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def train(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nMore.")
+
+    monkeypatch.setattr(backend.training.launch, "train", train)
+    with pytest.raises(SamMed3DError, match=r"2 GiB\. Lower batch\.micro_batch") as caught:
+        launch(tiny_run.config(tmp_path / "run"))
+    assert caught.value.code is ErrorCode.DEVICE_MEMORY

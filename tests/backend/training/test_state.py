@@ -92,6 +92,16 @@ def test_best_is_copied_where_there_are_no_links(checkpoints: Checkpoints, monke
     assert (checkpoints.folder / "best.pth").read_bytes() == (checkpoints.folder / "step-00000004.pth").read_bytes()
 
 
+def test_a_run_goes_on_from_the_best_alone(checkpoints: Checkpoints) -> None:
+    checkpoints.save(a_state(4), 4)
+    checkpoints.mark_best(4)
+    (checkpoints.folder / "step-00000004.pth").unlink()
+    assert saved_step(checkpoints.load_newest()) == 4
+    checkpoints.mark_best(4)  # its validation is done again, and is the best again
+    assert names(checkpoints) == ["best.pth"]
+    assert saved_step(checkpoints.load_newest()) == 4
+
+
 def test_older_ones_are_not_lost_behind_damaged_newer_ones(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path, keep=1)
     (tmp_path / "step-00000300.pth").write_bytes(b"damaged")

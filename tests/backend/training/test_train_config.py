@@ -100,6 +100,7 @@ def test_resolved_configuration_reads_back(file: Path, tmp_path: Path) -> None:
         (["model.start=weights"], 'model: start = "weights" goes with weights'),
         (["optimizer.milestones=[500]"], "optimizer: milestones (500,) must rise within the cycle of 200 epochs"),
         (["clicks.interactions=2"], "clicks: mask_only 2 leaves no click of 2 interactions"),
+        (["data.variants=2", "data.start_epochs=3"], "variants repeat the first epochs"),
         (["run.seed=-1", "run.keep=0"], "run.seed = -1: Input should be greater than or equal to 0; run.keep = 0:"),
     ],
 )

@@ -127,6 +127,7 @@ def test_what_the_user_can_mend_is_told(tmp_path: Path, capsys: pytest.CaptureFi
     [
         (TransferModelSection, {"start": "scratch"}),
         (TransferModelSection, {"name": "compact", "start": "weights", "weights": Path("w.pth")}),
+        (TransferModelSection, {"start": "adapters", "weights": Path("w.pth")}),
         (TransferDataSection, {"source": "index", "targets": ("liver",)}),
         (TransferDataSection, {"source": "phantom", "targets": ("liver",)}),
         (TransferDataSection, {"source": "index", "path": Path("p"), "targets": ("liver", "liver")}),
@@ -134,7 +135,7 @@ def test_what_the_user_can_mend_is_told(tmp_path: Path, capsys: pytest.CaptureFi
     ],
 )
 def test_impossible_configurations_are_refused(section: type, keys: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=r"scratch|compact|path|endless|twice|targets"):
+    with pytest.raises(ValueError, match=r"scratch|compact|adapters|path|endless|twice|targets"):
         section(**keys)
 
 
