@@ -11,6 +11,8 @@ from backend.volume import Volume
 
 AIR_HU = -900
 SOFT_TISSUE_HU = (-160.0, 240.0)
+# A file of more frames is a time series, of which nobody wants every volume as a layer.
+MOST_FRAMES = 8
 
 LayerTuple = tuple[Any, dict[str, Any], str]
 PathOrPaths = str | Sequence[str]
@@ -26,14 +28,24 @@ def get_reader(path: PathOrPaths) -> Callable[[PathOrPaths], list[LayerTuple]] |
 
 
 def read_volumes(path: PathOrPaths) -> list[LayerTuple]:
-    """One layer a path: an image, or labels where the file says so.
+    """One layer a path: an image, or labels where the file says so; of a file of a few frames, one for each.
 
     Raises:
         SamMed3DError: the file is not a volume; napari shows what to do.
     """
-    from backend.io import read_volume
+    return [layer for p in ([path] if isinstance(path, str) else path) for layer in _layers(p)]
 
-    return [volume_layer(read_volume(p), _stem(p)) for p in ([path] if isinstance(path, str) else path)]
+
+def _layers(path: str) -> list[LayerTuple]:
+    from backend.io import FramesError, read_volume
+
+    name = _stem(path)
+    try:
+        return [volume_layer(read_volume(path), name)]
+    except FramesError as several:
+        if several.frames > MOST_FRAMES:
+            raise
+        return [volume_layer(read_volume(path, n), f"{name} [{n}]") for n in range(several.frames)]
 
 
 def _stem(path: str) -> str:

@@ -14,10 +14,11 @@ import numpy.typing as npt
 from backend.errors import ErrorCode, SamMed3DError
 from backend.io.atomic import replacing
 from backend.io.boundary import reading, writing
+from backend.io.guard import FramesError
 from backend.io.labels import label_array
 from backend.volume import Volume
 
-__all__ = ["READABLE_SUFFIXES", "WRITABLE_SUFFIXES", "check_writable", "read_volume", "write_mask"]
+__all__ = ["READABLE_SUFFIXES", "WRITABLE_SUFFIXES", "FramesError", "check_writable", "read_volume", "write_mask"]
 
 _WRITERS = {  # ending -> module of this package
     **dict.fromkeys((".nii.gz", ".nii"), "nifti"),
@@ -48,7 +49,8 @@ def read_volume(path: str | os.PathLike[str], frame: int | None = None) -> Volum
     Raises:
         SamMed3DError: for every file that cannot be read truly: missing, foreign, damaged (its length
             and, where the format has them, its checksums are verified), too large for the memory,
-            not one real number a voxel, not three axes, without a usable geometry, or 4-D and no frame named.
+            not one real number a voxel, not three axes, or without a usable geometry.
+        FramesError: 4-D and no frame named, or one that it does not have.
 
     Warns:
         SamMed3DWarning: the file does not say how large its voxels are; they are taken as 1 mm.

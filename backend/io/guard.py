@@ -76,6 +76,18 @@ def available_memory() -> int | None:
     return None
 
 
+class FramesError(SamMed3DError):
+    """The file has other frames than were asked for.
+
+    Attributes:
+        frames: how many it has.
+    """
+
+    def __init__(self, code: ErrorCode, problem: str, remedy: str, frames: int = 0) -> None:
+        super().__init__(code, problem, remedy)
+        self.frames = frames
+
+
 def frame_index(path: Path, frames: int, frame: int | None) -> int:
     """Return which of `frames` volumes to read, refusing to choose among several without being told.
 
@@ -85,15 +97,17 @@ def frame_index(path: Path, frames: int, frame: int | None) -> int:
         frame: the wanted one, from 0, or None for the only one.
 
     Raises:
-        SamMed3DError: there are several and none was named, or the named one does not exist.
+        FramesError: there are several and none was named, or the named one does not exist.
     """
     if frame is None and frames == 1:
         return 0
     if frame is not None and 0 <= frame < frames:
         return frame
     asked = "several frames" if frame is None else f"no frame {frame}"
-    raise SamMed3DError(
+    raise FramesError(
         ErrorCode.VOLUME_DIMENSIONS,
         f"{path} holds {asked}: it has {frames} (time points or channels).",
-        f"Say which frame to read, from 0 to {frames - 1} (frame=N in a script, --frame N on the command line).",
+        f"Say which frame to read, from 0 to {frames - 1} (frame=N in a script, --frame N on the command line); for "
+        "napari save that one as a file of its own.",
+        frames,
     )

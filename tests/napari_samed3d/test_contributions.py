@@ -1,6 +1,7 @@
 """Reader, writer, sample data and menus, as napari calls them."""
 
 import hashlib
+import pickle
 import threading
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -14,7 +15,7 @@ from driver import Window
 from napari.layers import Labels
 
 from backend.errors import SamMed3DError
-from backend.io import read_volume
+from backend.io import FramesError, read_volume
 from backend.phantom import Phantom
 from napari_samed3d import sample
 from napari_samed3d.reader import get_reader, read_volumes
@@ -47,6 +48,21 @@ def test_read_change_write_keeps_the_grid(oblique: Path, tmp_path: Path) -> None
     image, mask = read_volume(oblique), read_volume(target)
     assert np.array_equal(mask.affine, image.affine)
     assert np.array_equal(np.asarray(mask.array), np.asarray(image.array) > 0)
+
+
+def test_each_channel_becomes_a_layer_and_a_long_series_is_refused(tmp_path: Path) -> None:
+    values = np.random.default_rng(0).integers(0, 1000, (6, 7, 8, 9)).astype(np.int16)
+    few, many = tmp_path / "few.nii.gz", tmp_path / "many.nii.gz"
+    nib.save(nib.Nifti1Image(values[..., :3], OBLIQUE), few)
+    nib.save(nib.Nifti1Image(values, OBLIQUE), many)
+    layers = read_volumes(str(few))
+    assert [kwargs["name"] for _, kwargs, _ in layers] == ["few [0]", "few [1]", "few [2]"]
+    for frame, (data, _, kind) in enumerate(layers):
+        assert kind == "image"
+        assert np.array_equal(np.sort(data, axis=None), np.sort(values[..., frame], axis=None))
+    with pytest.raises(FramesError, match="9 .time points or channels.*for napari") as caught:
+        read_volumes(str(many))
+    assert pickle.loads(pickle.dumps(caught.value)).frames == 9
 
 
 def test_labels_of_unknown_origin_are_written_by_their_transform(tmp_path: Path) -> None:
