@@ -12,8 +12,6 @@ from backend.inference.predictor import Predictor, spacing_of
 Points = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 
-# Voxels from 0.4 to 12 mm: a window of 64 is then 24 to 770 mm wide.
-FINEST, COARSEST = -4, 6
 # The object's longest side as a share of a window's that is fitted to it.
 FILL = 0.7
 # An object goes on beyond a face of its window if it has so many cells there.
@@ -57,7 +55,7 @@ class Views:
         return self._predictor.size
 
     def around(self, centre: npt.ArrayLike, side_mm: float) -> View:
-        """At least `side_mm` wide, as far as there are levels, with the volume index `centre` in its middle."""
+        """At least `side_mm` wide, with the volume index `centre` in its middle."""
         level = max(self.finest, level_of(side_mm / self.size))
         middle = self._predictor.grid_at(level).from_volume(centre)
         x, y, z = np.rint(middle - (self.size - 1) / 2).astype(int).tolist()
@@ -109,6 +107,5 @@ class Views:
 
 
 def level_of(spacing_mm: float) -> int:
-    """The finest level whose voxels are at least so wide, within the limits."""
-    level = int(np.ceil(2 * np.log2(spacing_mm / spacing_of(0)) - 1e-6))
-    return min(max(level, FINEST), COARSEST)
+    """The finest level whose voxels are at least so wide."""
+    return int(np.ceil(2 * np.log2(spacing_mm / spacing_of(0)) - 1e-6))

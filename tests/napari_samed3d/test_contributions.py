@@ -60,7 +60,7 @@ def test_each_channel_becomes_a_layer_and_a_long_series_is_refused(tmp_path: Pat
     for frame, (data, _, kind) in enumerate(layers):
         assert kind == "image"
         assert np.array_equal(np.sort(data, axis=None), np.sort(values[..., frame], axis=None))
-    with pytest.raises(FramesError, match="9 .time points or channels.*for napari") as caught:
+    with pytest.raises(FramesError, match=r"9 \(time points or channels\).*for napari") as caught:
         read_volumes(str(many))
     assert pickle.loads(pickle.dumps(caught.value)).frames == 9
 

@@ -12,7 +12,6 @@ from backend.geometry import to_world
 from backend.inference.predictor import spacing_of
 from backend.inference.prompts import Box, Click, InitialMask
 from backend.inference.solver import MASK_LOGIT
-from backend.inference.views import FINEST
 from backend.inference.zooming import LEAST_FILL, LOOKS, MOST_FILL
 from backend.volume import Volume
 
@@ -71,8 +70,17 @@ def test_the_window_fits_the_object(radius_mm: float) -> None:
     answers = solver(Lit(), volume, extend=True)
     canvas = answers.final((Click(middle(volume)),))
     share = 2 * radius_mm / (SIZE * spacing_of(canvas.level))
-    assert LEAST_FILL - 1 / SIZE <= share <= MOST_FILL or canvas.level == FINEST  # what is found is whole voxels
+    assert LEAST_FILL - 1 / SIZE <= share <= MOST_FILL  # what is found is whole voxels
     assert dice(painted(answers, (Click(middle(volume)),)), truth) > 0.75  # in voxels of 8 mm, at most
+
+
+@pytest.mark.parametrize("scale", [2.0**-10, 1.0, 2.0**5])
+def test_a_cell_is_found_as_a_liver_is(scale: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("backend.inference.zooming.FIRST_MM", 240.0 * scale)
+    volume, truth = bright_ball(25)
+    scaled = Volume(volume.array, np.diag([2.0 * scale] * 3 + [1.0]))
+    click = (Click(middle(volume)),)
+    assert dice(painted(solver(Lit(), scaled, extend=True), click), truth) > 0.9
 
 
 @pytest.mark.parametrize("orientation", ORIENTATIONS[::7], ids=str)
@@ -139,7 +147,7 @@ def test_what_is_not_found_is_looked_for_in_finer_windows() -> None:
         ((400, 400, 300), 1.0, 96),
         ((20, 20, 20), 1.0, 24),  # and up to the next level
         ((200, 200, 2), 1.0, 48),  # (200 * 200 * 2)^(1/3) = 43 mm
-        ((64, 64, 1), 0.5, 12),
+        ((64, 64, 1), 0.5, 72**0.5),  # at least 8 mm
     ],
 )
 def test_the_first_window_is_as_wide_as_the_volume_and_at_most_96_mm(
