@@ -71,9 +71,10 @@ class Run:
         model = build_model(config.model, seed)
         net = cast(TrainedModel, model)
         train_set, held_out = build_datasets(config.data, net.image_size, seed, world.device)
+        self._image_size = net.image_size
         sizes = {net.image_size, config.data.start_size} if config.data.start_epochs else {net.image_size}
         # Before it is compiled.
-        self._flops = {size: sample_flops(net, config.clicks, size) for size in sizes} if world.first else {}
+        self._flops = {size: sample_flops(net, config.clicks, size) if world.first else 0.0 for size in sizes}
         self._learner = Learner(model, config, world)
         self._batches = Batches(train_set, held_out, config.data.workers, world.device)
         self._plan = Plan(len(train_set), batch.samples_per_step, batch.micro_batch, seed, world.rank, world.size)
@@ -171,8 +172,9 @@ class Run:
         )
 
     def _flops_per_sample(self) -> float:
-        data, sizes = self._config.data, sorted(self._flops)
-        return self._flops[data.start_size if self._counters.epoch < data.start_epochs else sizes[-1]]
+        """Of the crops that are learned from now."""
+        data = self._config.data
+        return self._flops[data.start_size if self._counters.epoch < data.start_epochs else self._image_size]
 
     def _validate_if_due(self) -> None:
         """Validate before the first epoch, after the last, and every so many between, unless that is done already."""
