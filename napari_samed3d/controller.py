@@ -300,7 +300,7 @@ class Controller:
             self._ask(prepare=True)
 
     def use_model(self, choice: ModelChoice) -> None:
-        """Answer with another model from now on; the open object is computed anew, unless somebody painted it."""
+        """Answer with another model from now on; the open object is computed anew, unless somebody painted its mask."""
         if choice != self.choice:
             self.choice = choice
             self._answer_anew()
@@ -308,7 +308,8 @@ class Controller:
     def _answer_anew(self) -> None:
         """The clicks are as they were, but the answer would be another."""
         if self.workspace is not None and self.workspace.objects.history.prompts:
-            self._ask(prepare=not self.auto_run or self.workspace.objects.painted)
+            objects = self.workspace.objects
+            self._ask(prepare=not self.auto_run or (objects.painted and objects.answered))
 
     def run(self) -> None:
         """Compute the open object from its clicks."""

@@ -108,6 +108,12 @@ def test_paint_goes_only_where_an_answer_was_asked_for(window: Window, phantom: 
     window.wait_idle()
     assert np.array_equal(window.mask(2), corrected)
     assert np.array_equal(window.mask(1), painted)
+    window.widget.objects.value = 1  # where paint may lie, too
+    window.settle()
+    window.click(world_of(window, phantom.middle_of("spleen")))
+    window.controller.use_model(ModelChoice("region", "cpu"))  # before the click was answered
+    window.wait_idle()
+    assert dice(window.mask(1), truth(phantom, "spleen")) > 0.8
 
 
 def test_objects_looked_at_one_after_the_other_stay(window: Window, phantom: Phantom) -> None:
