@@ -46,6 +46,7 @@ def step_costs(looks: Tensor) -> Tensor:
 
 def _usual(difference_BLXYZ: Tensor) -> Tensor:
     """The median difference (B, L) between neighbours that differ; beyond the volume all are 0."""
+    # By sorting, for CUDA has no deterministic nanmedian.
     ordered = difference_BLXYZ.flatten(2)[..., ::SAMPLED].abs().sort(2).values
     equal_BL1 = (ordered == 0).sum(2, keepdim=True)
     count = ordered.shape[2]
