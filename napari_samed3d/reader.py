@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,12 @@ SOFT_TISSUE_HU = (-160.0, 240.0)
 # A file of more frames is a time series, of which nobody wants every volume as a layer.
 MOST_FRAMES = 8
 
-LayerTuple = tuple[Any, dict[str, Any], str]
+# Files opened within so many seconds of each other were dropped or chosen together.
+TOGETHER_S = 5.0
+# What napari understands as nothing to show, and no mistake.
+NOTHING = (None,)
+
+LayerTuple = tuple[Any, ...]
 PathOrPaths = str | Sequence[str]
 
 
@@ -30,10 +36,47 @@ def get_reader(path: PathOrPaths) -> Callable[[PathOrPaths], list[LayerTuple]] |
 def read_volumes(path: PathOrPaths) -> list[LayerTuple]:
     """One layer a path: an image, or labels where the file says so; of a file of a few frames, one for each.
 
+    Of several DICOM files of a series, which each stand for all of it, the first gives the layer and the others none.
+
     Raises:
         SamMed3DError: the file is not a volume; napari shows what to do.
     """
-    return [layer for p in ([path] if isinstance(path, str) else path) for layer in _layers(p)]
+    layers = []
+    for p in [path] if isinstance(path, str) else path:
+        if not _SERIES.has_given(p):
+            layers += _layers(p)
+        _SERIES.note(p)
+    return layers or [NOTHING]
+
+
+class _LastSeries:
+    """The DICOM series opened last: napari asks for files that are dropped together one by one, hundreds of them."""
+
+    def __init__(self) -> None:
+        self._first: str | None = None
+        self._uid: str | None = None
+        self._when = 0.0
+
+    def has_given(self, path: str) -> bool:
+        """Whether another file of the same series was opened just now."""
+        recent = monotonic() - self._when < TOGETHER_S
+        return recent and self._uid is not None and path != self._first and _series_uid(path) == self._uid
+
+    def note(self, path: str) -> None:
+        """That file was opened."""
+        uid = _series_uid(path)
+        if uid != self._uid:
+            self._first, self._uid = path, uid
+        self._when = monotonic()
+
+
+_SERIES = _LastSeries()
+
+
+def _series_uid(path: str) -> str | None:
+    from backend.io import series_uid
+
+    return series_uid(path)
 
 
 def _layers(path: str) -> list[LayerTuple]:
@@ -62,8 +105,9 @@ def volume_layer(volume: Volume, name: str) -> LayerTuple:
     from napari_samed3d.frames import shown_layer
 
     data, kwargs = shown_layer(volume, np.asarray(volume.array))
-    if is_label_map(volume):
-        return data, {"name": name, **kwargs}, "labels"
+    labels = as_labels(data) if is_label_map(volume) else None
+    if labels is not None:
+        return labels, {"name": name, **kwargs}, "labels"
     return data, {"name": name, "contrast_limits": contrast_limits(data), **kwargs}, "image"
 
 
@@ -71,6 +115,17 @@ def is_label_map(volume: Volume) -> bool:
     """Whether the file says that its voxels are labels, as our masks in NIfTI do."""
     header = volume.source.header
     return volume.source.format == "nifti" and header is not None and header.get_intent()[0] == "label"
+
+
+def as_labels(data: npt.NDArray[Any]) -> npt.NDArray[Any] | None:
+    """The voxels as integers, which napari's labels must be, or None if they are not whole numbers, or below 0.
+
+    Many programs write labels as floating-point numbers, or with a factor of 1.
+    """
+    if data.dtype.kind in "bui":
+        return data
+    fit = np.isfinite(data).all() and data.min() >= 0 and data.max() < 2**31 and (data == np.rint(data)).all()
+    return data.astype(np.int32) if fit else None
 
 
 def contrast_limits(data: npt.NDArray[Any]) -> tuple[float, float]:

@@ -94,7 +94,7 @@ _MODALITY_WORDS: dict[str, Modality] = {
     **dict.fromkeys(("mr", "mri", "mra", "cmr", "t1", "t1w", "t1c", "t1n", "t1ce", "t1gd", "t1wce"), "MR"),
     **dict.fromkeys(("t2", "t2w", "t2f", "flair", "dwi", "adc", "lge", "bssfp", "pd", "pdw", "swi", "dce"), "MR"),
     **dict.fromkeys(("pet", "fdg", "psma", "suv"), "PET"),
-    **dict.fromkeys(("us", "ultrasound", "abus", "echo"), "US"),
+    **dict.fromkeys(("us", "ultrasound", "abus", "echocardiography", "tte", "tee"), "US"),
 }
 
 

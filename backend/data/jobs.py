@@ -1,5 +1,6 @@
 """What a worker is asked to prepare and what it answers."""
 
+import glob
 import hashlib
 import re
 from dataclasses import asdict, dataclass
@@ -12,6 +13,9 @@ from backend.data.cases import Failure, SourceCase
 from backend.data.cleaning import CleaningConfig
 from backend.data.index import IndexEntry, Modality
 from backend.data.taxonomy import Structure
+
+# Files that hold no voxels themselves, but name one that does.
+_HEADERS = (".mhd", ".nhdr")
 
 
 class PreparationConfig(BaseModel):
@@ -91,7 +95,7 @@ class Job:
 
     def digest(self, config: PreparationConfig) -> str:
         """Of the settings, of what the source says, and of the files' sizes and times."""
-        files = [_stamp(path) for case in self.cases for path in (case.image, case.label)]
+        files = [_stamps(path) for case in self.cases for path in (case.image, case.label)]
         content = repr(([asdict(case) for case in self.cases], files, config.model_dump_json()))
         return hashlib.sha256(content.encode(errors="surrogatepass")).hexdigest()
 
@@ -107,6 +111,18 @@ def file_name(*parts: str) -> str:
     if list(parts) != plain:  # something was lost
         name += "-" + hashlib.sha256("\0".join(parts).encode(errors="surrogatepass")).hexdigest()[:8]
     return name
+
+
+def _stamps(path: Path) -> list[tuple[str, tuple[int, int] | None]]:
+    """The stamp of a file, and of those that hold its voxels: beside a header, or the slices of a DICOM series."""
+    suffix = path.suffix.lower()
+    if suffix in _HEADERS:
+        parts = sorted(path.parent.glob(f"{glob.escape(path.stem)}*"))
+    elif path.is_dir() or suffix == ".dcm":
+        parts = sorted((path if path.is_dir() else path.parent).glob("*"))
+    else:
+        parts = [path]
+    return [(part.name, _stamp(part)) for part in parts]
 
 
 def _stamp(path: Path) -> tuple[int, int] | None:

@@ -18,6 +18,7 @@ from backend.data.preparation import prepare_job
 from backend.data.report import REPORT_NAME, Report, write_report
 from backend.data.split import SplitConfig, assign_splits
 from backend.errors import ErrorCode, SamMed3DError
+from backend.io.atomic import leftovers
 from backend.io.boundary import writing
 
 
@@ -64,6 +65,7 @@ def prepare(
         SamMed3DError: a source or the output cannot be used, too many cases are bad, or the user stopped it;
             what is finished is kept.
     """
+    _check_apart(sources, out)
     jobs, failures = plan(sources, config.declarations)
     _check_held_out(jobs, config.split)
     results: list[JobResult] = []
@@ -94,6 +96,17 @@ def prepare(
             raise stopped
         write_index(out, entries)
     return report
+
+
+def _check_apart(sources: Sequence[Path], out: Path) -> None:
+    """Refuse a table that the index would take the place of."""
+    for source in sources:
+        if source.resolve() == (out / INDEX_NAME).resolve():
+            raise SamMed3DError(
+                ErrorCode.DATA_SOURCE,
+                f"The source {source} is where the index would be written.",
+                "Choose another folder for what is prepared.",
+            )
 
 
 def _check_held_out(jobs: list[Job], split: SplitConfig) -> None:
@@ -192,8 +205,8 @@ def _locked(out: Path) -> Iterator[None]:
                 ErrorCode.FILE_WRITE, f"Another preparation is writing to {out}.", "Wait for it, or choose another."
             ) from error
     try:
-        for pattern in ("cases/.*", "images/.*", "masks/*/.*", ".*-*"):
-            for temporary in out.glob(pattern):
+        for folder in (out, out / "cases", out / "images", *out.glob("masks/*")):
+            for temporary in leftovers(folder):
                 temporary.unlink(missing_ok=True)
         yield
     finally:

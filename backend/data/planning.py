@@ -14,7 +14,7 @@ from backend.data.cases import Failure, SourceCase, bad_source
 from backend.data.index import Modality
 from backend.data.jobs import Job
 from backend.data.sources import read_source
-from backend.errors import SamMed3DWarning
+from backend.errors import ErrorCode, SamMed3DError, SamMed3DWarning
 
 
 class Declarations(BaseModel):
@@ -39,11 +39,15 @@ class Declarations(BaseModel):
             raise ValueError(f"{value!r} is no regular expression: {error}") from error
         return value
 
+    def fit(self, name: str) -> re.Match[str] | None:
+        """Where the expression for subjects fits a case's name."""
+        return re.search(self.subject, name) if self.subject is not None else None
+
     def applied(self, case: SourceCase) -> SourceCase:
         """The case with what is declared of it."""
         declared = (modality for pattern, modality in self.modalities if fnmatchcase(case.dataset, pattern))
         case = replace(case, modality=next(declared, case.modality))
-        found = re.search(self.subject, case.name) if self.subject is not None else None
+        found = self.fit(case.name)
         if found is None:
             return case
         return replace(case, subject=f"{case.dataset}/{found[found.re.groups and 1] or case.name}")
@@ -53,10 +57,12 @@ def plan(sources: Sequence[Path], declarations: Declarations) -> tuple[list[Job]
     """The jobs of all sources, and what could not even be listed.
 
     Raises:
-        SamMed3DError: DATA_SOURCE, for a source that cannot be read, or two with the same case.
+        SamMed3DError: DATA_SOURCE, for a source that cannot be read, or two with the same case; CONFIG_INVALID, the
+            expression for subjects fits none.
 
     Warns:
-        SamMed3DWarning: for each dataset of which no modality is known, and each declaration that fits no dataset.
+        SamMed3DWarning: for each dataset of which no modality is known, each declaration that fits no dataset, and
+            cases that the expression for subjects does not fit.
     """
     jobs: dict[str, Job] = {}
     origin: dict[str, Path] = {}
@@ -77,6 +83,7 @@ def plan(sources: Sequence[Path], declarations: Declarations) -> tuple[list[Job]
             jobs[job.id], origin[job.id] = job, source
     _warn_undeclared(jobs)
     _warn_unused(jobs, declarations)
+    _check_subjects(jobs, declarations)
     return [jobs[key] for key in sorted(jobs)], failures
 
 
@@ -101,3 +108,19 @@ def _warn_unused(jobs: dict[str, Job], declarations: Declarations) -> None:
                 SamMed3DWarning,
                 stacklevel=3,
             )
+
+
+def _check_subjects(jobs: dict[str, Job], declarations: Declarations) -> None:
+    """Images of one person that are taken for several people's would be trained on and validated with."""
+    if declarations.subject is None:
+        return
+    unfit = [job.name for job in jobs.values() if declarations.fit(job.name) is None]
+    if not unfit:
+        return
+    problem = (
+        f'The expression for subjects "{declarations.subject}" fits {len(jobs) - len(unfit)} of {len(jobs)} cases; '
+        f"it does not fit {', '.join(sorted(unfit)[:3])}"
+    )
+    if len(unfit) == len(jobs):
+        raise SamMed3DError(ErrorCode.CONFIG_INVALID, f"{problem}.", "Correct it; lower and upper case differ.")
+    warnings.warn(f"{problem}: each of these counts as a subject of its own.", SamMed3DWarning, stacklevel=3)

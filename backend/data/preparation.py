@@ -2,6 +2,7 @@
 
 import hashlib
 import warnings
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from backend.geometry import canonical_volume
 from backend.io import read_volume
 from backend.io.atomic import replacing
 from backend.io.boundary import writing
+from backend.volume import Volume
 
 CaseTarget = tuple[SourceCase, Target]
 
@@ -56,7 +58,7 @@ def _same_image(cases: tuple[SourceCase, ...]) -> list[list[SourceCase]]:
     for case in cases:
         key: Any = case.image
         if len(cases) > 1 and case.image.is_file():
-            with case.image.open("rb") as file:
+            with suppress(OSError), case.image.open("rb") as file:  # what cannot be read is set aside by its reader
                 key = hashlib.file_digest(file, "sha256").hexdigest()
         groups.setdefault((key, case.frame, case.modality), []).append(case)
     return list(groups.values())
@@ -82,7 +84,18 @@ def _prepare_image(cases: list[SourceCase], place: Place, config: PreparationCon
     background = 1 - np.count_nonzero(covered) / covered.size
     kept = _cleaned(targets, background, config.cleaning, findings)
     if kept:
-        store_volume(image, kept, place, config.spacing, findings)
+        _store(image, kept, place, config.spacing, findings)
+
+
+def _store(image: Volume, kept: list[CaseTarget], place: Place, spacing: float, findings: Findings) -> None:
+    """Store an image and its targets, or set all their cases aside."""
+    entries, decisions = len(findings.entries), len(findings.decisions)
+    try:
+        store_volume(image, kept, place, spacing, findings)
+    except Exception as error:  # as above
+        del findings.entries[entries:], findings.decisions[decisions:]
+        for case in {case.label: case for case, _ in kept}.values():
+            findings.fail(case, error)
 
 
 def _targets(case: SourceCase, labels: LabelMap, covered: Mask, findings: Findings) -> list[CaseTarget]:

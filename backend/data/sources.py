@@ -1,5 +1,6 @@
 """Recognising a source of cases: an nnU-Net folder, the published layout, a table, or a folder of cases."""
 
+import os
 import warnings
 from pathlib import Path
 
@@ -37,11 +38,11 @@ def read_source(path: Path) -> Listing:
         SamMed3DError: DATA_SOURCE, if it is none of these, or is one that cannot be understood as a whole.
     """
     if path.is_file() and path.suffix.lower() in SUFFIXES:
-        return read_table(path)
+        return _nameable(read_table(_full(path)))
     if not path.is_dir():
         raise bad_source(f"There is no source {path}.", "Name a folder, or a table that ends in .csv or .jsonl.")
     datasets = sorted({images.parent for levels in ("", "*/", "*/*/") for images in path.glob(f"{levels}imagesTr")})
-    listings = [_dataset(folder.resolve()) for folder in datasets] or [_case_folders(path.resolve())]
+    listings = [_dataset(_full(folder)) for folder in datasets] or [_case_folders(_full(path))]
     cases = tuple(case for listing in listings for case in listing.cases)
     failures = tuple(failure for listing in listings for failure in listing.failures)
     if not cases and not failures:
@@ -50,7 +51,28 @@ def read_source(path: Path) -> Listing:
             "It must have dataset.json, imagesTr and labelsTr (nnU-Net), category/dataset/imagesTr and labelsTr, "
             "or CASE/image.nii.gz and CASE/label.nii.gz.",
         )
-    return Listing(cases, failures)
+    return _nameable(Listing(cases, failures))
+
+
+def _full(path: Path) -> Path:
+    """The path from the root, whatever folder a worker is in; links stay: the names of folders say what they hold."""
+    return Path(os.path.abspath(path))  # noqa: PTH100  # which follows links
+
+
+def _nameable(listing: Listing) -> Listing:
+    """Set cases aside whose names no report could hold: those of old archives are at times not in UTF-8."""
+    cases: list[SourceCase] = []
+    failures = list(listing.failures)
+    for case in listing.cases:
+        try:
+            "".join((case.name, case.subject, case.dataset, str(case.image), str(case.label))).encode()
+            cases.append(case)
+        except UnicodeEncodeError:
+            names = (case.dataset, case.name, str(case.label))
+            dataset, name, label = (text.encode(errors="backslashreplace").decode() for text in names)
+            error = bad_source(f"The name {label} is not in UTF-8.", "Rename the file, or the folder it is in.")
+            failures.append(set_aside(dataset, name, label, error))
+    return Listing(tuple(cases), tuple(failures))
 
 
 def read_cases(path: Path) -> list[SourceCase]:
@@ -130,11 +152,13 @@ def _case_folders(path: Path) -> Listing:
     cases: list[SourceCase] = []
     failures: list[Failure] = []
     for folder in sorted(child for child in path.iterdir() if child.is_dir()):
-        files = {stem_of(file.name): file for file in sorted(folder.iterdir()) if is_image(file)}
-        if not files.keys() & {"image", "label"}:
-            continue  # no case
         try:
-            cases.append(_case(folder, files))
+            files = {stem_of(file.name): file for file in sorted(folder.iterdir()) if is_image(file)}
+            if files.keys() & {"image", "label"}:  # else it is no case
+                cases.append(_case(folder, files))
+        except OSError as error:
+            unreadable = bad_source(f"{folder} could not be read: {error.strerror}.", "Check its permissions.")
+            failures.append(set_aside(path.name, folder.name, "", unreadable))
         except SamMed3DError as error:
             failures.append(set_aside(path.name, folder.name, files.get("label", ""), error))
     return Listing(tuple(cases), tuple(failures))

@@ -1,5 +1,6 @@
 """An image and its targets brought to the canonical grid and written."""
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,10 +18,13 @@ from backend.data.store import SUFFIX, stored_type, write_array
 from backend.data.taxonomy import structure_of
 from backend.geometry import Grid, Index3, canonical_grid, canonical_volume, extract_crop
 from backend.io.boundary import writing
+from backend.io.guard import check_memory
 from backend.volume import Volume
 
 # Hounsfield units that CT is clamped to (published training code).
 CT_RANGE = (-1000.0, 1000.0)
+# Memory for a voxel of the grid: resampled, clamped, as it is stored.
+_WORKING_BYTES = 10
 
 
 @dataclass(frozen=True)
@@ -70,10 +74,12 @@ def store_volume(
         findings: where the entries and decisions go.
 
     Raises:
-        SamMed3DError: FILE_WRITE or DEPENDENCY_MISSING.
+        SamMed3DError: FILE_WRITE or DEPENDENCY_MISSING; VOLUME_TOO_LARGE, its voxels are so large, or so many, that
+            the grid does not fit into memory.
     """
     volume = canonical_volume(image)
     grid = canonical_grid(volume, spacing)
+    check_memory(targets[0][0].image, _WORKING_BYTES * math.prod(grid.shape))
     voxels = extract_crop(volume, grid, (0, 0, 0), grid.shape)
     if targets[0][0].modality == "CT":
         voxels = voxels.clip(*CT_RANGE)

@@ -18,7 +18,15 @@ from backend.io.guard import FramesError
 from backend.io.labels import label_array
 from backend.volume import Volume
 
-__all__ = ["READABLE_SUFFIXES", "WRITABLE_SUFFIXES", "FramesError", "check_writable", "read_volume", "write_mask"]
+__all__ = [
+    "READABLE_SUFFIXES",
+    "WRITABLE_SUFFIXES",
+    "FramesError",
+    "check_writable",
+    "read_volume",
+    "series_uid",
+    "write_mask",
+]
 
 _WRITERS = {  # ending -> module of this package
     **dict.fromkeys((".nii.gz", ".nii"), "nifti"),
@@ -67,6 +75,18 @@ def read_volume(path: str | os.PathLike[str], frame: int | None = None) -> Volum
             raise SamMed3DError(ErrorCode.FILE_FORMAT, f"{path} is empty: 0 bytes.", "Copy or download the file again.")
         volume: Volume = _module(_reader(path), path).read(path, frame)
     return volume
+
+
+def series_uid(path: str | os.PathLike[str]) -> str | None:
+    """The series that a DICOM file is of, or None for any other path; nothing is said of what is wrong with it."""
+    path = Path(path)
+    try:
+        if path.is_file() and _reader(path) == "dicom":
+            uid: str | None = _module("dicom", path).series_uid(path)
+            return uid
+    except (SamMed3DError, OSError):
+        pass
+    return None
 
 
 def write_mask(path: str | os.PathLike[str], mask: npt.ArrayLike, volume: Volume) -> None:

@@ -1,10 +1,13 @@
 """Replacing a file whole or not at all."""
 
 import os
+import re
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+_TEMPORARY = re.compile(r"\.[0-9a-f]{8}-")
 
 
 @contextmanager
@@ -15,13 +18,14 @@ def replacing(path: Path) -> Iterator[Path]:
     there is either the old file or the whole new one. A link stays, and its target is replaced.
 
     Args:
-        path: file to create or replace; the temporary name ends as it does.
+        path: file to create or replace; the temporary name ends as it does, but in lower case, for what writes
+            there may know no other.
 
     Raises:
         OSError: the folder or the disk refuses; the old file is intact and the temporary file is gone.
     """
     target = path.resolve()
-    temporary = target.with_name(f".{secrets.token_hex(4)}-{target.name}")
+    temporary = target.with_name(f".{secrets.token_hex(4)}-{target.name.lower()}")
     try:
         yield temporary
         _sync(temporary, os.O_RDWR)
@@ -30,6 +34,11 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
     if os.name == "posix":  # elsewhere a folder cannot be opened, and renaming is journalled
         _sync(target.parent, os.O_RDONLY)
+
+
+def leftovers(folder: Path) -> Iterator[Path]:
+    """The temporary files in a folder that `replacing` left there when it was killed."""
+    return (path for path in folder.glob(".*") if _TEMPORARY.match(path.name) and path.is_file())
 
 
 def _sync(path: Path, flags: int) -> None:

@@ -21,7 +21,7 @@ from backend.io.faults import corrupt, foreign, unsupported
 from backend.io.guard import check_memory, check_present, check_voxels, frame_index
 from backend.volume import Affine, Source, Volume
 
-_GEOMETRY = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "FrameOfReferenceUID")
+_GEOMETRY = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing")
 _WORKING_BYTES = 8  # a voxel: highdicom holds the slices and their stack, each in float32
 _ORIENTATION_TOLERANCE = 1e-4  # of the direction cosines of two slices of one series, which are rounded text
 _INT16 = np.iinfo(np.int16)
@@ -49,15 +49,23 @@ def read(path: Path, frame: int | None) -> Volume:
     datasets = [_with_pixels(item) for item in slices]
     if len(datasets) == 1:
         datasets[0].SpacingBetweenSlices = _thickness(datasets[0], path)
-    # Not the real-world value map: other readers ignore it, and a model should see the same numbers.
+    # Neither the real-world value map nor the inversion for display (MONOCHROME1): other readers ignore them, and a
+    # model should see the same numbers.
     volume = get_volume_from_series(
         datasets,
         dtype=np.float32,
         apply_real_world_transform=False,
+        apply_presentation_lut=False,
         orientation_tol=_ORIENTATION_TOLERANCE,
     )
     array = _as_integers(volume.array).transpose(2, 1, 0)
     return Volume(array, _ras_affine(volume.affine), Source(path, "dicom"))
+
+
+def series_uid(path: Path) -> str | None:
+    """The series that a file is of, or None if it holds no image; raises what `read` does."""
+    image = _image(path)
+    return None if image is None else str(image.header.SeriesInstanceUID)
 
 
 def _ras_affine(affine_lps: npt.NDArray[Any]) -> Affine:
@@ -107,7 +115,8 @@ def _images_by_series(folder: Path) -> dict[str, list[_Slice]]:
     """Return the images in a folder (not below it) by series; reports, structures and other files are passed over."""
     series: dict[str, list[_Slice]] = {}
     for path in sorted(folder.iterdir()):
-        image = _image(path) if path.is_file() else None
+        hidden = path.name.startswith(".")  # macOS leaves such files beside those that it copies, with their endings
+        image = _image(path) if path.is_file() and not hidden else None
         if image is not None:
             series.setdefault(image.header.SeriesInstanceUID, []).append(image)
     return series
@@ -132,6 +141,8 @@ def _dataset(path: Path, stop_before_pixels: bool) -> Any:
     dataset = pydicom.dcmread(path, stop_before_pixels=stop_before_pixels)
     if len(dataset) > 0 and not dataset.get("SOPClassUID"):  # blanked by some anonymisers, but highdicom depends on it
         dataset.SOPClassUID = dataset.file_meta.MediaStorageSOPClassUID
+    if "SeriesInstanceUID" in dataset and not dataset.get("FrameOfReferenceUID"):  # the same; a series has one frame
+        dataset.FrameOfReferenceUID = dataset.SeriesInstanceUID
     return dataset
 
 

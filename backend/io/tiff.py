@@ -51,7 +51,8 @@ def read(path: Path, frame: int | None) -> Volume:
         check_memory(path, series.nbytes)
         _check_segments(series, path)
         array = series.asarray().reshape(shape)
-    stack = _as_frames(array, axes)[index]
+    frames = _as_frames(array, axes)
+    stack = frames[index] if len(frames) == 1 else frames[index].copy()  # a view would keep all the others in memory
     # The file knows no patient; a viewer shows its rows and columns as they are, so they lie as a viewer's do.
     affine = _viewer_affine(stack.shape, _known(spacing, path)[::-1])
     return Volume(stack.transpose(2, 1, 0), affine, Source(path, "tiff"))
@@ -119,12 +120,12 @@ def _only_series(tif: Any, path: Path) -> Any:
 def _named_axes(series: Any, spacing: _Spacing) -> tuple[str, tuple[int, ...]]:
     """Return the shape of the series, and a letter for each axis: Z, Y, X, S for colour, others for frames.
 
-    The pages of a plain stack have no name (Q or I in tifffile): they are slices. A single slice
-    has no Z axis; it is a volume if the file gives it a thickness.
+    The pages of a plain stack have no name (Q or I in tifffile): they are slices, those of several such axes along the
+    last. A single slice has no Z axis; it is a volume if the file gives it a thickness.
     """
     axes, shape = series.axes, series.shape
     if "Z" not in axes:
-        axes = re.sub("[QI]", "Z", axes, count=1)
+        axes = re.sub("[QI](?!.*[QI])", "Z", axes)
     if "Z" not in axes and spacing[2] is not None:
         axes, shape = f"Z{axes}", (1, *shape)
     return axes, shape

@@ -65,6 +65,18 @@ def test_each_channel_becomes_a_layer_and_a_long_series_is_refused(tmp_path: Pat
     assert pickle.loads(pickle.dumps(caught.value)).frames == 9
 
 
+def test_labels_written_as_floating_point_numbers_are_labels(tmp_path: Path) -> None:
+    for name, values in {"whole": [0.0, 3.0], "share": [0.0, 0.5]}.items():
+        image = nib.Nifti1Image(np.resize(np.array(values, np.float32), (4, 5, 6)), OBLIQUE)
+        image.header.set_intent("label")
+        nib.save(image, tmp_path / f"{name}.nii.gz")
+    ((data, _, kind),) = read_volumes(str(tmp_path / "whole.nii.gz"))
+    assert kind == "labels"
+    assert set(np.unique(Labels(data).data)) == {0, 3}
+    ((_, _, kind),) = read_volumes(str(tmp_path / "share.nii.gz"))
+    assert kind == "image"
+
+
 def test_labels_of_unknown_origin_are_written_by_their_transform(tmp_path: Path) -> None:
     labels = Labels(np.arange(24, dtype=np.uint8).reshape(2, 3, 4), scale=(3, 2, 1), units=("mm",) * 3)
     data, meta, _ = labels.as_layer_data_tuple()

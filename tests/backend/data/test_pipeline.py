@@ -12,10 +12,12 @@ import distributed
 import numpy as np
 import pytest
 from filelock import FileLock
-from small_sources import SETTINGS, case_folders, labels, nnunet_folder, picture, write
+from small_sources import SETTINGS, case_folder, case_folders, labels, nnunet_folder, picture, write
 
 from backend.data import pipeline
+from backend.data.cases import SourceCase
 from backend.data.index import read_index
+from backend.data.jobs import Job
 from backend.data.parallel import WorkerDiedError
 from backend.data.pipeline import PipelineConfig, prepare
 from backend.data.planning import Declarations, plan
@@ -184,6 +186,24 @@ def test_two_at_once_are_refused_and_leftovers_swept(tmp_path: Path, here: list[
     assert not any(file.exists() for file in leftovers)
 
 
+def test_what_else_lies_in_the_output_stays(tmp_path: Path, here: list[str]) -> None:
+    root, out = case_folders(tmp_path / "demo"), tmp_path / "out"
+    own = [out / ".pre-commit-config.yaml", out / ".python-version", out / ".Trash-1000" / "a", out / "cases" / ".own"]
+    for file in own:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("mine")
+    prepare([root], out, SETTINGS)
+    assert all(file.read_text() == "mine" for file in own)
+
+
+def test_a_table_is_not_replaced_by_the_index(tmp_path: Path) -> None:
+    table = tmp_path / "index.jsonl"
+    table.write_text("{}")
+    with pytest.raises(SamMed3DError, match="where the index would be written"):
+        prepare([table], tmp_path, SETTINGS)
+    assert table.read_text() == "{}"
+
+
 def test_dask_gives_the_same_index(tmp_path: Path) -> None:
     root = case_folders(tmp_path / "demo")
     prepare([root], tmp_path / "processes", changed(workers=2))
@@ -267,7 +287,8 @@ def test_modalities_and_subjects_are_declared(tmp_path: Path) -> None:
     for dataset in ("Dataset001_A", "Dataset002_B"):
         nnunet_folder(tmp_path / dataset, content, {f"{name}_0000": picture() for name in names}, *names)
     given = Declarations(modalities=(("Dataset001*", "CT"), ("*", "PET")), subject=r"^(patient\d+)_")
-    jobs, failures = plan([tmp_path / "Dataset001_A", tmp_path / "Dataset002_B"], given)
+    with pytest.warns(SamMed3DWarning, match="fits 6 of 8 cases"):
+        jobs, failures = plan([tmp_path / "Dataset001_A", tmp_path / "Dataset002_B"], given)
     assert failures == []
     assert {(job.dataset, job.cases[0].modality) for job in jobs} == {("Dataset001_A", "CT"), ("Dataset002_B", "PET")}
     assert sorted(job.cases[0].subject for job in jobs if job.dataset == "Dataset001_A") == [
@@ -282,6 +303,40 @@ def test_modalities_and_subjects_are_declared(tmp_path: Path) -> None:
     with pytest.warns(SamMed3DWarning, match='"Dataset02_B", whose .* CT; there are Dataset002_B') as told:
         plan([tmp_path / "Dataset002_B"], typo)
     assert len(told) == 1
+
+
+@pytest.mark.parametrize(("expression", "fits"), [(r"Patient(\d+)", 0), (r"patient(\d+)", 3)])
+def test_an_expression_for_subjects_that_does_not_fit_is_told(tmp_path: Path, expression: str, fits: int) -> None:
+    for name in ("patient1_a", "patient1_b", "patient2", "odd"):
+        case_folder(tmp_path / "in" / name, {"modality": "CT"})
+    told = f"fits {fits} of 4 cases; it does not fit odd"
+    if fits:
+        with pytest.warns(SamMed3DWarning, match=told):
+            plan([tmp_path / "in"], Declarations(subject=expression))
+    else:
+        with pytest.raises(SamMed3DError, match=told):
+            plan([tmp_path / "in"], Declarations(subject=expression))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names of files are text elsewhere")
+def test_a_name_that_is_not_utf8_sets_its_case_aside(tmp_path: Path, here: list[str]) -> None:
+    root = case_folders(tmp_path / "demo", 2)
+    (root / "case_1").rename(root / os.fsdecode(b"caf\xe9"))
+    report = prepare([root], tmp_path / "out", changed(max_bad=1))
+    assert [failure.case for failure in report.failures] == ["caf\\udce9"]
+    assert "not in UTF-8" in report.failures[0].error
+    assert {entry.case for entry in read_index(tmp_path / "out")} == {"case_0"}
+
+
+@pytest.mark.parametrize("changes", ["voxels.raw", "slice.dcm"])
+def test_voxels_beside_a_header_are_noticed(tmp_path: Path, changes: str) -> None:
+    image = tmp_path / "voxels.mhd" if changes == "voxels.raw" else tmp_path
+    (tmp_path / changes).write_bytes(b"before")
+    case = SourceCase("a", "s", "d", "MR", image, tmp_path / "label.nii.gz")
+    digest = Job("d", "a", (case,)).digest(SETTINGS.preparation)
+    assert Job("d", "a", (case,)).digest(SETTINGS.preparation) == digest
+    (tmp_path / changes).write_bytes(b"afterwards")
+    assert Job("d", "a", (case,)).digest(SETTINGS.preparation) != digest
 
 
 def test_one_case_in_two_sources_is_refused(tmp_path: Path) -> None:

@@ -1,4 +1,5 @@
 import gzip
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -193,6 +194,26 @@ def test_an_unforeseen_failure_sets_its_case_aside(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr("backend.data.preparation.read_labels", fail)
     result = prepared(tmp_path / "out", case(pair(tmp_path / "in", picture(), labels())))
     assert "ZeroDivisionError: out of the blue" in result.failures[0].error
+
+
+def test_voxels_so_large_that_no_grid_holds_them_set_the_case_aside(tmp_path: Path) -> None:
+    """Micrometres taken for millimetres, say."""
+    source = pair(tmp_path / "in", picture((24, 24, 24)), labels((24, 24, 24)), np.diag([900.0, 900, 900, 1]))
+    result = prepared(tmp_path / "out", case(source))
+    assert [failure.code for failure in result.failures] == [ErrorCode.VOLUME_TOO_LARGE]
+    assert "MiB of memory" in result.failures[0].error
+    assert result.entries == ()
+    assert not [decision for decision in result.decisions if decision.kept]
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="files that cannot be read, as no administrator")
+def test_an_image_that_cannot_be_read_sets_its_cases_aside(tmp_path: Path) -> None:
+    """Two, so that they are compared first."""
+    cases = [case(pair(tmp_path / name, picture(), labels())) for name in "ab"]
+    cases[0].image.chmod(0)
+    result = prepared(tmp_path / "out", *cases)
+    assert len(result.failures) == 1
+    assert len(result.entries) == 2
 
 
 def test_an_output_that_cannot_be_written_is_no_fault_of_the_case(tmp_path: Path) -> None:

@@ -1,4 +1,5 @@
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,8 @@ SECOND = {"channel_names": {"0": "CT"}, "labels": {"background": 0, "liver": 1, 
         ("FLAIR", "MR"),
         ("T1-weighted", "MR"),
         ("3D ultrasound", "US"),
+        ("gradient echo MR", "MR"),
+        ("Gradient-Echo", "other"),
         ("CBCT", "other"),
         ("rescale_to_0_1", "other"),
         ("", "other"),
@@ -221,3 +224,30 @@ def test_real_cases(shared: Path) -> None:
     assert cases["pet_sts_004"].modality == "PET"
     assert cases["mr_ms_flair_p07"].names == {1: "brain_(nonzero_FLAIR)", 2: "MS_white_matter_lesion"}
     assert {case.modality for case in cases.values()} == {"CT", "MR", "PET"}
+
+
+def test_a_linked_dataset_keeps_its_place(tmp_path: Path) -> None:
+    """Its category is the folder in which the link lies."""
+    real = tmp_path / "storage" / "amos"
+    write(real / "imagesTr" / "a.nii.gz", picture())
+    write(real / "labelsTr" / "a.nii.gz", labels())
+    (tmp_path / "pub" / "liver").mkdir(parents=True)
+    (tmp_path / "pub" / "liver" / "ct_AMOS").symlink_to(real)
+    (case,) = read_source(tmp_path / "pub").cases
+    assert (case.dataset, set(case.regions)) == ("ct_AMOS", {"liver"})
+
+
+def test_paths_are_full_wherever_a_worker_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "table.jsonl").write_text(json.dumps(table_row()))
+    monkeypatch.chdir(tmp_path)
+    (case,) = read_source(Path("table.jsonl")).cases
+    assert case.image.is_absolute()
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="folders that cannot be read, as no administrator")
+def test_a_folder_that_cannot_be_read_is_set_aside(tmp_path: Path) -> None:
+    case_folder(tmp_path / "in" / "a")
+    (tmp_path / "in" / "lost+found").mkdir(mode=0)
+    listing = read_source(tmp_path / "in")
+    assert [case.name for case in listing.cases] == ["a"]
+    assert [failure.case for failure in listing.failures] == ["lost+found"]

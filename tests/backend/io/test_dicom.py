@@ -9,6 +9,7 @@ from pydicom.uid import BasicTextSRStorage
 
 from backend.errors import ErrorCode, SamMed3DError, SamMed3DWarning
 from backend.io import read_volume
+from napari_samed3d.reader import read_volumes
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*TIFF has no place:backend.errors.SamMed3DWarning")
 
@@ -124,3 +125,31 @@ def test_headers_that_are_no_images_are_passed_over(tmp_path):
     report.file_meta.MediaStorageSOPClassUID = report.SOPClassUID = BasicTextSRStorage
     report.save_as(folder / "report.dcm")
     assert read_volume(folder).shape == (4, 5, 4)
+
+
+def test_values_are_those_that_are_stored_also_where_white_is_shown_as_black(tmp_path):
+    plain = read_volume(samples.dicom_series(tmp_path / "plain"))
+    inverted = samples.dicom_series(
+        tmp_path / "inverted", PhotometricInterpretation="MONOCHROME1", PresentationLUTShape="INVERSE"
+    )
+    np.testing.assert_array_equal(read_volume(inverted).array, plain.array)
+
+
+def test_what_macos_leaves_beside_slices_is_passed_over(tmp_path):
+    folder = samples.dicom_series(tmp_path / "ct")
+    (folder / "._1.2.3.1-0.dcm").write_bytes(b"\0\5\x16\7" + bytes(200))
+    assert read_volume(folder).shape == (4, 5, 4)
+
+
+def test_slices_without_a_frame_of_reference(tmp_path):
+    assert read_volume(samples.dicom_series(tmp_path / "ct", FrameOfReferenceUID=None)).shape == (4, 5, 4)
+
+
+def test_slices_dropped_on_the_window_together_are_one_layer(tmp_path):
+    folder = samples.dicom_series(samples.dicom_series(tmp_path / "ct"), "1.2.3.2", heights=(0, 3))
+    files = sorted(map(str, folder.iterdir()))
+    one_by_one = [layer for file in files for layer in read_volumes(file) if layer[0] is not None]
+    assert [data.shape for data, _, _ in one_by_one] == [(4, 5, 4), (2, 5, 4)]
+    assert [data.shape for data, _, _ in read_volumes(files)] == [(4, 5, 4), (2, 5, 4)]
+    assert [data.shape for data, _, _ in read_volumes(files[0])] == [(4, 5, 4)]  # again, by intention
+    assert [data.shape for data, _, _ in read_volumes(files[0])] == [(4, 5, 4)]

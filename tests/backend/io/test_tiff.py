@@ -7,7 +7,7 @@ import samples
 import tifffile
 
 from backend.errors import ErrorCode, SamMed3DError, SamMed3DWarning
-from backend.io import read_volume
+from backend.io import FramesError, read_volume
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*TIFF has no place:backend.errors.SamMed3DWarning")
 
@@ -104,3 +104,16 @@ def test_a_missing_codec_is_named(tmp_path):
     with pytest.raises(SamMed3DError, match=r"compressed by LZW.*pip install imagecodecs") as caught:
         read_volume(path)
     assert caught.value.code is ErrorCode.DEPENDENCY_MISSING
+
+
+def test_of_two_axes_without_a_name_the_last_is_z_and_no_frame_holds_the_others(tmp_path):
+    array = samples.voxels(np.uint8, (3, 4, 5, 6))
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, array, **GRAY)
+    with pytest.raises(FramesError, match="has 3"):
+        read_volume(path)
+    for frame in range(3):
+        with pytest.warns(SamMed3DWarning, match="voxel size unknown"):
+            volume = read_volume(path, frame)
+        np.testing.assert_array_equal(volume.array, array[frame].transpose(2, 1, 0))
+        assert volume.array.base is None or volume.array.base.nbytes == volume.array.nbytes

@@ -164,6 +164,13 @@ def test_unknown_endings(tmp_path, name):
     assert caught.value.code is ErrorCode.FILE_FORMAT
 
 
+@pytest.mark.parametrize("name", ["M.MHA", "M.Nii", "M.NII.GZ", "M.NRRD", "M.OME.TIF"])
+def test_endings_in_capitals(tmp_path, name):
+    write_mask(tmp_path / name, samples.voxels() > 0, volume_on(samples.orthogonal()))
+    np.testing.assert_array_equal(read_volume(tmp_path / name).array, samples.voxels() > 0)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
 def test_a_missing_folder(tmp_path):
     with pytest.raises(SamMed3DError, match="nowhere") as caught:
         write_mask(tmp_path / "nowhere" / "m.nii", samples.voxels(), volume_on(np.eye(4)))
