@@ -7,6 +7,7 @@ from backend.geometry import extract_crop
 from backend.inference.canvas import Canvas, Floats, Window
 from backend.inference.predictor import Predictor, spacing_of
 from backend.inference.prompts import Click, InitialMask, Point, Prompt, Prompts, centre_of, check_prompt, ends_of
+from backend.inference.retouch import innermost, retouched
 from backend.inference.solver import MASK_LOGIT, Solver
 from backend.inference.views import Bools, Points, Span, View, Views, view_of
 from backend.volume import Volume
@@ -33,6 +34,7 @@ class ZoomingSolver(Solver):
     A click is answered in a window of a first guess. Where the object is small in it, or a negative click says that it
     must be, the window becomes finer, where it touches the faces wider, and the click is answered again; the answer
     that heeds the clicks best stays. Later clicks keep the window for as long as the object fits.
+    An initial mask is trusted: clicks after it change what is around them, in a window that holds all of it.
     A box is taken as a click at its centre and as the size of the window.
     """
 
@@ -58,9 +60,11 @@ class ZoomingSolver(Solver):
         if isinstance(newest, InitialMask):
             return self._fill(newest, self._first_view(newest))
         view = self._start(canvas, newest)
+        if isinstance(newest, Click) and any(isinstance(prompt, InitialMask) for prompt in prompts):
+            return self._retouch(view, canvas, prompts, newest)
         answers: dict[View, Canvas] = {}
         while True:
-            answers[view] = self._look(view, canvas, prompts)
+            answers[view] = self._look(view, canvas, *_clicks(prompts))
             wanted = self._wanted(view, answers[view], prompts) if self.extend and len(answers) < LOOKS else None
             if wanted is None or wanted in answers:
                 # Of equals the last.
@@ -68,11 +72,24 @@ class ZoomingSolver(Solver):
                 return self._without_strays(*best, prompts)
             view = wanted
 
+    def _retouch(self, view: View, before: Canvas, prompts: Prompts, click: Click) -> Canvas:
+        """An initial mask with what a click changes in it, in a window that holds all of it."""
+        points, labels = _clicks(prompts)
+        seen = self._views.seen(before, view)
+        voxel = self._views.voxels(view, np.array([click.point]))
+        if not self._views.inside(voxel)[0]:
+            return before
+        if not labels.any() and (seen > 0).any():  # without any the network finds nothing
+            inside = self._views.points(view, innermost(seen > 0)[None])
+            points, labels = np.concatenate([points, inside]), np.append(labels, True)
+        answer = self._look(view, before, points, labels).windows[0].logits
+        return self._canvas(view, retouched(seen, answer, voxel[0], positive=click.positive))
+
     def _without_strays(self, view: View, answer: Canvas, prompts: Prompts) -> Canvas:
-        """The answer without pieces in which nobody clicked; after an initial mask, which may have many, as it is."""
+        """The answer without pieces in which nobody clicked."""
         logits = answer.windows[0].logits
         points, labels = _clicks(prompts)
-        if not labels.any() or any(isinstance(prompt, InitialMask) for prompt in prompts):
+        if not labels.any():
             return answer
         kept = clicked_piece(logits > 0, self._views.voxels(view, points[labels]))
         return self._canvas(view, np.where(kept, logits, -np.abs(logits)))
@@ -90,9 +107,8 @@ class ZoomingSolver(Solver):
         ends = np.concatenate([click, self._views.points(view, corners.astype(np.float64))])
         return self._views.fitted(Span(ends.min(0), ends.max(0)))
 
-    def _look(self, view: View, before: Canvas, prompts: Prompts) -> Canvas:
-        """Answer all prompts in a window, after the object as it was before the newest of them."""
-        points, labels = _clicks(prompts)
+    def _look(self, view: View, before: Canvas, points: Points, labels: Bools) -> Canvas:
+        """Answer all clicks in a window, after the object as it was before the newest of them."""
         voxels = self._views.voxels(view, points)
         seen = self._views.inside(voxels)
         logits = self.predictor.decode(

@@ -272,10 +272,39 @@ def test_all_pieces_of_an_initial_mask_stay_when_a_click_follows() -> None:
     volume, truth = bright_ball(10)
     two = truth | np.roll(truth, 14, axis=0)
     bright = Volume(np.where(two, np.float32(1000), np.asarray(volume.array)), volume.affine)
-    answers = solver(Lit(), bright, extend=False)
+    answers = solver(Lit(), bright)
     corner = Click((44.0, 55, 34), positive=False)
     for click in (corner, Click(middle(volume))):
         assert dice(painted(answers, (InitialMask(two), click)), two) > 0.85
+
+
+class Forgetful(Lit):
+    """Finds nothing without a positive click, and only what is bright and near one with it."""
+
+    def answer(self, call: Call) -> Floats:
+        near = np.zeros((SIZE,) * 3, dtype=bool)
+        for point in call.points[np.array(call.labels) == 1]:
+            near |= np.linalg.norm(np.moveaxis(np.indices(near.shape), 0, -1) - point, axis=-1) < 5
+        return np.where(near & (call.embedding > 1), 4, -4).astype(np.float32)
+
+
+def test_a_negative_click_on_an_initial_mask_takes_away_what_is_around_it_and_no_more() -> None:
+    """Networks learn from episodes that begin with a positive click: with a negative one alone they find nothing."""
+    volume, truth = bright_ball(24)
+    bump = np.linalg.norm(np.moveaxis(np.indices(truth.shape), 0, -1) - np.array([44, 55, 34]), axis=-1) <= 4
+    given = truth | bump
+    found = painted(solver(Forgetful(), volume), (InitialMask(given), Click((44.0, 55, 34), positive=False)))
+    assert dice(found, truth) > 0.9
+    assert not found[44, 55, 34]
+
+
+def test_a_positive_click_beside_an_initial_mask_adds_what_is_around_it() -> None:
+    volume, truth = bright_ball(24)
+    given = truth.copy()
+    given[:, :36] = False
+    found = painted(solver(Lit(), volume), (InitialMask(given), Click((44.0, 32, 34))))
+    assert dice(found, truth) > dice(given, truth) + 0.1
+    assert (found & given).sum() > 0.9 * given.sum()
 
 
 def test_looking_ahead_saves_the_first_clicks_embedding() -> None:
