@@ -5,6 +5,7 @@ it is given the same --out.
 """
 
 import argparse
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -92,7 +93,8 @@ def read_settings(options: argparse.Namespace) -> Settings:
     models = tuple(dict.fromkeys([*map(resolve, options.model), *options.baselines]))
     if not models:
         raise bad_options("There is no model", "Give --model or --baselines.")
-    if options.min_volume_ml < 0 or options.tolerance_mm <= 0 or options.seed < 0:
+    sensible = 0 <= options.min_volume_ml < math.inf and 0 < options.tolerance_mm < math.inf and options.seed >= 0
+    if not sensible:
         given = f"--min-volume-ml {options.min_volume_ml}, --tolerance-mm {options.tolerance_mm}, --seed {options.seed}"
         raise bad_options(f"One of {given} is out of range", "Give a tolerance above 0, and the others from 0.")
     challenge = options.protocol == "challenge"

@@ -13,6 +13,7 @@ napari's (z, y, x), is a `DisplayOrder`.
 """
 
 from dataclasses import dataclass
+from itertools import product
 from typing import Any, TypeVar
 
 import nibabel as nib
@@ -120,6 +121,18 @@ def canonical_grid(volume: Volume, spacing_mm: float) -> Grid:
         maps=(maps[0], maps[1], maps[2]),
         extent=(volume.shape[axes[0]], volume.shape[axes[1]], volume.shape[axes[2]]),
     )
+
+
+def same_grid(volume: Volume, other: Volume) -> bool:
+    """Whether two volumes have the same shape, and no voxel of one is half a voxel or more from the other's.
+
+    Headers round their affines, by hundredths of a millimetre across an image; small voxels are as far apart as that.
+    """
+    if volume.shape != other.shape:
+        return False
+    corners = np.array(list(product(*((0, n - 1) for n in volume.shape))))
+    apart = np.linalg.norm(to_world(volume, corners) - to_world(other, corners), axis=1).max()
+    return bool(apart < min(volume.spacing) / 2)
 
 
 def check_inside(volume: Volume, point: npt.ArrayLike) -> Floats:

@@ -10,12 +10,13 @@ import numpy as np
 
 from backend.cli import add_model_options, exit_status, load_with_bar, progress_bar
 from backend.errors import ErrorCode, SamMed3DError
-from backend.geometry import check_inside, from_world, to_world
+from backend.geometry import check_inside, from_world, same_grid, to_world
 from backend.inference.loading import resolve
 from backend.inference.predictor import Predictor
 from backend.inference.prompts import Box, Click, InitialMask, Point, Prompt, check_order, check_prompt
 from backend.inference.session import Session
 from backend.io import check_writable, read_volume, write_mask
+from backend.io.labels import holds_labels
 from backend.volume import Volume
 
 
@@ -73,10 +74,10 @@ def run(options: argparse.Namespace) -> None:
     volume = read_volume(options.image, options.frame)
     prompts = collect_prompts(options, volume)
     session = Session(Predictor(load_with_bar(options), volume), extend=not options.no_extend)
-    for prompt in prompts:
-        session.add(prompt)
     with progress_bar(desc="segmenting", unit=" windows") as progress:
-        session.segment(progress)
+        for prompt in prompts:  # each answered, as in the window, so that the same clicks give the same mask
+            session.add(prompt)
+            session.segment(progress)
     write_mask(options.output, session.labels, volume)
     voxels = int(np.count_nonzero(session.labels))
     millilitres = voxels * abs(np.linalg.det(volume.affine[:3, :3])) / 1000
@@ -116,15 +117,23 @@ def collect_prompts(options: argparse.Namespace, volume: Volume) -> list[Prompt]
 
 
 def read_initial_mask(path: Path, volume: Volume) -> InitialMask:
-    """The mask of a file, refused where it is not on the volume's grid."""
+    """The mask of a file, refused where it is not on the volume's grid, or no mask."""
     mask = read_volume(path)
-    if mask.shape != volume.shape or not np.allclose(mask.affine, volume.affine, atol=1e-2):
+    if not same_grid(volume, mask):
         raise SamMed3DError(
             ErrorCode.PROMPT_INVALID,
             f"The initial mask {path} is not on the image's grid: shape {mask.shape}, affine {mask.affine.tolist()}.",
             f"Resample it to the image: shape {volume.shape}, affine {volume.affine.tolist()}.",
         )
-    return InitialMask(np.asarray(mask.array) != 0)
+    voxels = np.asarray(mask.array)
+    if not holds_labels(voxels):
+        raise SamMed3DError(
+            ErrorCode.PROMPT_INVALID,
+            f"The initial mask {path} is no mask: its voxels are {voxels.dtype} from {voxels.min()} to {voxels.max()}, "
+            "not whole numbers from 0.",
+            "Give a mask; of probabilities, those above a threshold.",
+        )
+    return InitialMask(voxels != 0)
 
 
 def voxel_of_mm(volume: Volume, values: Sequence[float]) -> Point:

@@ -122,10 +122,11 @@ def as_labels(data: npt.NDArray[Any]) -> npt.NDArray[Any] | None:
 
     Many programs write labels as floating-point numbers, or with a factor of 1.
     """
+    from backend.io.labels import holds_labels
+
     if data.dtype.kind in "bui":
         return data
-    fit = np.isfinite(data).all() and data.min() >= 0 and data.max() < 2**31 and (data == np.rint(data)).all()
-    return data.astype(np.int32) if fit else None
+    return data.astype(np.int32) if holds_labels(data) and data.max() < 2**31 else None
 
 
 def contrast_limits(data: npt.NDArray[Any]) -> tuple[float, float]:

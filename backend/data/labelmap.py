@@ -10,12 +10,11 @@ from scipy import ndimage
 
 from backend.data.cleaning import Mask, Target
 from backend.errors import ErrorCode, SamMed3DError
-from backend.geometry import Index3, canonical_volume
+from backend.geometry import Index3, canonical_volume, same_grid
 from backend.io import read_volume
+from backend.io.labels import holds_labels
 from backend.volume import Volume
 
-# Grids that differ by less are the same (mm): headers keep their affines in float32.
-SAME_GRID_MM = 1e-2
 # Larger label values are renumbered, since SciPy lists a box for every number up to the largest.
 LARGEST_LISTED = 2**16 - 1
 
@@ -70,7 +69,7 @@ def read_labels(path: Path, image: Volume) -> LabelMap:
             numbers from 0.
     """
     labels = read_volume(path)
-    if labels.shape != image.shape or not np.allclose(labels.affine, image.affine, rtol=0, atol=SAME_GRID_MM):
+    if not same_grid(image, labels):
         raise SamMed3DError(
             ErrorCode.DATA_SOURCE,
             f"The labels {path} are not on the grid of {image.source.path}: shape {labels.shape}, not {image.shape}, "
@@ -78,8 +77,7 @@ def read_labels(path: Path, image: Volume) -> LabelMap:
             "Resample one to the other.",
         )
     values: npt.NDArray[Any] = np.asarray(labels.array)
-    whole = values.dtype.kind in "bu" or (bool(np.isfinite(values).all()) and not (values % 1).any())
-    if not whole or values.min() < 0:
+    if not holds_labels(values):
         raise SamMed3DError(
             ErrorCode.DATA_SOURCE,
             f"The labels {path} are not whole numbers from 0: they run from {values.min()} to {values.max()}.",

@@ -22,11 +22,13 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+from scipy import ndimage
 
 from backend.errors import ErrorCode, SamMed3DError
 from backend.evaluation.metrics import Bools
 from backend.evaluation.safe_npz import read_npz
 from backend.geometry import DisplayOrder, ShownArray, plain_order
+from backend.inference.canvas import EMPTY_PATCH, MaskPatch
 from backend.inference.engine import Engine
 from backend.inference.predictor import Predictor
 from backend.inference.prompts import Box, Click, InitialMask, Point, Prompt
@@ -168,11 +170,20 @@ def segment_case(case: ChallengeCase, engine: Engine) -> npt.NDArray[Any]:
         (z, y, x), 0 or 1 + the class; uint8, or uint16 beyond 255 classes.
     """
     predictor = Predictor(engine, case.volume)
-    masks = {label: _object(case, predictor, label, prompts) for label, prompts in enumerate(case.prompts, start=1)}
-    labels = np.zeros(case.volume.shape, dtype=np.uint8 if len(masks) < 256 else np.uint16)
-    for label, mask in sorted(masks.items(), key=lambda item: -np.count_nonzero(item[1])):
-        labels[mask] = label
+    patches = {label: _cut(_object(case, predictor, label, prompts)) for label, prompts in enumerate(case.prompts, 1)}
+    labels = np.zeros(case.volume.shape, dtype=np.uint8 if len(patches) < 256 else np.uint16)
+    for label, patch in sorted(patches.items(), key=lambda item: -np.count_nonzero(item[1].mask)):
+        labels[patch.slices][patch.mask] = label
     return case.order.show(labels)
+
+
+def _cut(mask: Bools) -> MaskPatch:
+    """The box of a mask: there may be a hundred classes, and whole they would not fit into memory."""
+    boxes = ndimage.find_objects(mask.view(np.uint8))
+    if not boxes:
+        return EMPTY_PATCH
+    x, y, z = (side.start for side in boxes[0])
+    return MaskPatch((x, y, z), mask[boxes[0]].copy())
 
 
 def _object(case: ChallengeCase, predictor: Predictor, label: int, prompts: tuple[Prompt, ...]) -> Bools:

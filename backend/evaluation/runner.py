@@ -61,10 +61,13 @@ def _together(todo: Sequence[tuple[Case, str]], settings: Settings, jobs: int) -
     try:
         with _pool(jobs, jobs) as pool:
             futures = {pool.submit(_work, case, stamp, settings): number for number, (case, stamp) in left.items()}
-            for future in as_completed(futures):
-                result = future.result()
-                del left[futures[future]]
-                yield result
+            try:
+                for future in as_completed(futures):
+                    result = future.result()
+                    del left[futures[future]]
+                    yield result
+            finally:  # after an error or Ctrl-C nobody waits for the others
+                pool.shutdown(cancel_futures=True)
     except BrokenProcessPool:
         for case, stamp in left.values():
             yield _by_itself(case, stamp, settings, jobs)

@@ -18,6 +18,7 @@ from backend.data.store import StoredArray
 from backend.data.taxonomy import is_seen, structure_of
 from backend.errors import ErrorCode, SamMed3DError
 from backend.evaluation.metrics import Bools
+from backend.geometry import same_grid
 from backend.io import read_volume
 from backend.volume import Volume
 
@@ -251,7 +252,7 @@ def choose_cases(cases: Sequence[Case], names: Sequence[str], limit: int | None)
             f"There is no case {', '.join(missing)}.",
             f"Choose among {', '.join(list(known)[:20])}{', ...' if len(known) > 20 else ''}.",
         )
-    return tuple(known[name] for name in names or known)[:limit]
+    return tuple(known[name] for name in dict.fromkeys(names or known))[:limit]
 
 
 def choose_targets(
@@ -273,9 +274,10 @@ def rng_of(seed: int, *names: object) -> np.random.Generator:
 
 def check_same_grid(source: SourceCase, volume: Volume, labels: Volume) -> None:
     """Refuse a label map whose shape or affine is not the image's."""
-    if volume.shape != labels.shape or not np.allclose(volume.affine, labels.affine, atol=1e-2):
+    if not same_grid(volume, labels):
         raise SamMed3DError(
             ErrorCode.DATA_SOURCE,
-            f"{source.label} is not on the grid of {source.image}: shape {labels.shape} for {volume.shape}.",
+            f"{source.label} is not on the grid of {source.image}: shape {labels.shape} for {volume.shape}, "
+            f"affine {labels.affine.round(3).tolist()} for {volume.affine.round(3).tolist()}.",
             "Resample the label map to its image.",
         )

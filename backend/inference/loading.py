@@ -23,8 +23,10 @@ def model_names() -> tuple[str, ...]:
 
 
 def resolve(model: str) -> str:
-    """What "auto" stands for here and now: the first model whose weights are on this computer."""
-    return next(name for name in zoo.names() if zoo.is_available(name)) if model == AUTO else model
+    """What "auto" stands for here and now: the first model to be used whose weights are on this computer."""
+    if model != AUTO:
+        return model
+    return next(name for name in zoo.names() if zoo.is_available(name) and not zoo.entry(name).to_train)
 
 
 def load_engine(

@@ -14,6 +14,8 @@ Bools = npt.NDArray[np.bool_]
 
 # The object's longest side as a share of a window's that is fitted to it.
 FILL = 0.7
+# A box is taken to be a voxel of 1.5 mm wider than from one voxel's centre to another's, but so many voxels at most.
+MOST_VOXELS_MORE = 4
 # An object goes on beyond a face of its window if it has so many cells there.
 FACE_CELLS = 8
 
@@ -64,7 +66,8 @@ class Views:
     def fitted(self, span: Span) -> View:
         """Filled by a box as much as it should be."""
         ends = self._predictor.grid.from_volume(np.stack(span))
-        side_mm = (np.abs(ends[1] - ends[0]).max() + 1) * spacing_of(0)
+        voxel_mm = min(spacing_of(0), MOST_VOXELS_MORE * min(self._predictor.volume.spacing))
+        side_mm = np.abs(ends[1] - ends[0]).max() * spacing_of(0) + voxel_mm
         return self.around((span.low + span.high) / 2, side_mm / FILL)
 
     def voxels(self, view: View, points: Points) -> Points:

@@ -11,6 +11,13 @@ from backend.volume import Volume
 _TYPES = (np.uint8, np.uint16, np.uint32)
 
 
+def holds_labels(array: npt.NDArray[Any]) -> bool:
+    """Whether voxels, of whatever type, are whole numbers from 0; many programs write labels as real numbers."""
+    if array.dtype.kind not in "bu" and array.size and array.min() < 0:
+        return False
+    return array.dtype.kind in "bui" or bool((array == np.rint(array)).all() and np.isfinite(array).all())
+
+
 def label_array(mask: npt.ArrayLike, volume: Volume) -> npt.NDArray[Any]:
     """Return a mask as the smallest unsigned type that holds its labels.
 

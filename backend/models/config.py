@@ -124,6 +124,9 @@ class CompactConfig:
         check_divides("heads", self.heads, "width", self.width)
         check_divides("3", 3, "width", self.width)
         check_divides("2 * decoder_heads", 2 * self.decoder_heads, "width", self.width)
+        for name in ("stem", "stem_depth"):
+            if len(getattr(self, name)) != 2:
+                raise ValueError(f"{name} must be two numbers, not {getattr(self, name)}")
         for channels in self.stem:
             if channels <= 0:
                 raise ValueError(f"each of stem must be positive, not {channels}")
@@ -163,6 +166,13 @@ def describe(config: NetworkConfig) -> str:
     return json.dumps({"kind": kind, **asdict(config)})
 
 
+def _alike(size: Any, known: Any) -> bool:
+    """Whether a size, or each of a list of sizes, is of the type of a known one."""
+    if isinstance(known, tuple):
+        return isinstance(size, tuple) and all(_alike(one, known[0]) for one in size)
+    return type(size) is type(known) or (type(known) is float and type(size) is int)
+
+
 def from_description(text: str) -> NetworkConfig:
     """The inverse of `describe`.
 
@@ -173,6 +183,10 @@ def from_description(text: str) -> NetworkConfig:
         given = json.loads(text)
         kind = _KINDS[given.pop("kind")]
         sizes: dict[str, Any] = {name: tuple(size) if isinstance(size, list) else size for name, size in given.items()}
-        return kind(**sizes)
+        config = kind(**sizes)
+        known = kind()
+        if not all(_alike(getattr(config, field.name), getattr(known, field.name)) for field in fields(kind)):
+            raise TypeError("a size of another type")
+        return config
     except (AttributeError, KeyError, TypeError) as error:
         raise ValueError(f"{text[:100]!r} describes no network") from error

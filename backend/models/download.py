@@ -199,10 +199,22 @@ def _checked(part: Path, stated: _Stated) -> Pin:
             f"({stated.size} bytes, SHA-256 {(stated.sha256 or 'unknown')[:12]}...).",
             "Download it again; if it happens twice, a proxy may be altering downloads.",
         )
+    if stated.sha256 is None and _is_page(part):
+        part.unlink()
+        raise SamMed3DError(
+            ErrorCode.DOWNLOAD_FAILED,
+            f"{stated.file.url()} sent a web page, not {stated.file.filename}.",
+            "Open any page in a browser: this network may ask for a login first. Then download it again.",
+        )
     if stated.sha256 is None:
         message = f"The hub states no SHA-256 for {stated.file.filename}; {digest} is taken on trust."
         warnings.warn(SamMed3DWarning(message), stacklevel=2)
     return Pin(stated.file.url(), stated.file.revision, digest, size)
+
+
+def _is_page(part: Path) -> bool:
+    with part.open("rb") as stream:
+        return stream.read(256).lstrip().startswith(b"<")
 
 
 @contextmanager

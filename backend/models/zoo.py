@@ -32,6 +32,7 @@ class ZooEntry:
             that one from then on.
         licence: SPDX name; of published weights it is that of the published code, whose readme names no other.
         trained_for: what it was trained on and which prompts it knows, in a sentence.
+        to_train: it is there to be trained, not to be used; "auto" passes over it.
     """
 
     name: str
@@ -39,10 +40,11 @@ class ZooEntry:
     hub: HubFile | None
     licence: str
     trained_for: str
+    to_train: bool = False
 
 
-def _published(name: str, config: ModelConfig, trained_for: str) -> ZooEntry:
-    return ZooEntry(name, config, HubFile(_REPOSITORY, f"{name}.pth"), "Apache-2.0", trained_for)
+def _published(name: str, config: ModelConfig, trained_for: str, *, to_train: bool = False) -> ZooEntry:
+    return ZooEntry(name, config, HubFile(_REPOSITORY, f"{name}.pth"), "Apache-2.0", trained_for, to_train)
 
 
 _ENTRIES = {
@@ -57,6 +59,7 @@ _ENTRIES = {
             "sam_med3d_turbo_bbox_init",
             _WITH_BOXES,
             "SAM-Med3D-turbo with random box embeddings: a start for fine-tuning, for clicks the same as turbo.",
+            to_train=True,
         ),
         _published(
             "sam_med3d_turbo_cvpr_coreset",

@@ -25,6 +25,7 @@ from backend.geometry import (
     extract_crop,
     from_world,
     plain_order,
+    same_grid,
     to_world,
 )
 from backend.inference.preprocess import normalise
@@ -296,3 +297,20 @@ def test_the_canonical_volume_has_every_voxel_where_it_was(orientation: Any) -> 
     grids = canonical_grid(volume, 1.5), canonical_grid(canonical, 1.5)
     np.testing.assert_allclose(grids[0].affine, grids[1].affine, atol=1e-9)
     assert grids[0].shape == grids[1].shape
+
+
+@pytest.mark.parametrize("spacing", [0.002, 0.7, 5.0])
+def test_grids_are_the_same_if_all_voxels_are(spacing: float) -> None:
+    affine = np.diag([spacing, spacing, spacing, 1.0])
+    volume = Volume(np.zeros((500, 400, 30), np.uint8), affine)
+
+    def at(changed: Any) -> Volume:
+        return Volume(volume.array, changed)
+
+    assert same_grid(volume, at(np.diag([1 + 1e-4] * 3 + [1.0]) @ affine))  # a twentieth of a voxel at the far end
+    assert not same_grid(volume, at(np.diag([0.988] * 3 + [1.0]) @ affine))
+    assert not same_grid(volume, at(np.diag([-1.0, 1, 1, 1]) @ affine))
+    shifted = affine.copy()
+    shifted[1, 3] = 0.6 * spacing
+    assert not same_grid(volume, at(shifted))
+    assert not same_grid(volume, Volume(np.zeros((500, 400, 31), np.uint8), affine))

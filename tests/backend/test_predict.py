@@ -120,6 +120,7 @@ def test_initial_mask_comes_first(image: Path, model: Ball) -> None:
     assert dice(run(image, "--initial-mask", path), start > 0) > 0.9
     assert not model.calls
     run(image, "--negative", 33, 25, 20, "--initial-mask", path)
+    assert model.calls
     assert labels(model) == [0] * len(model.calls)
     assert all(call.previous.max() > 0 for call in model.calls)
 
@@ -176,6 +177,17 @@ def test_initial_mask_of_another_grid_is_refused(image: Path, model: Ball, capsy
     for array, affine in ((np.ones((60, 50, 40)), moved), (np.ones((60, 50, 41)), AFFINE)):
         nib.Nifti1Image(array.astype(np.uint8), affine).to_filename(path)
         assert "[prompt.invalid]" in refusal(capsys, image, "--initial-mask", path)
+
+
+@pytest.mark.parametrize("inside", [0.9, np.nan])
+def test_an_initial_mask_that_is_none_is_refused(
+    image: Path, model: Ball, inside: float, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = image.with_name("start.nii.gz")
+    shares = np.full((60, 50, 40), 0.01, dtype=np.float32)
+    shares[20:30, 20:30, 20:30] = inside
+    nib.Nifti1Image(shares, AFFINE).to_filename(path)
+    assert "[prompt.invalid]" in refusal(capsys, image, "--initial-mask", path)
 
 
 def test_prompts_are_checked_before_the_model_is_loaded(

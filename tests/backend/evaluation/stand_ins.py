@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,6 +58,21 @@ class Killer:
     def open(self) -> NoReturn:
         """Die."""
         os._exit(9)
+
+
+@dataclass(frozen=True)
+class Marking:
+    """A case that leaves a file when it is opened, and takes a while to fail."""
+
+    name: str
+    mark: Path
+    files: tuple[Path, ...] = ()
+
+    def open(self) -> NoReturn:
+        """Leave the file."""
+        self.mark.touch()
+        time.sleep(0.3)
+        raise ZeroDivisionError("no case")
 
 
 def cube(shape: Sequence[int] = (20, 20, 20), start: int = 5, stop: int = 15) -> Bools:

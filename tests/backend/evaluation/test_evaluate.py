@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from stand_ins import Broken, Killer, Scripted, cube, write_case
+from stand_ins import Broken, Killer, Marking, Scripted, cube, write_case
 
 from backend import evaluate as command
 from backend.errors import SamMed3DError
@@ -89,6 +89,11 @@ def test_values_reach_json_csv_and_page(data: Path, capsys: pytest.CaptureFixtur
     assert "Dice 1.000  NSD 1.000" in capsys.readouterr().out
 
 
+def test_a_case_named_twice_is_measured_once(data: Path) -> None:
+    assert run(data, "--model", "perfect", "--cases", "a", "a") == 0
+    assert [row["case"] for row in report(data)["rows"]] == ["a", "a"]  # one line for each number of clicks
+
+
 def test_names_are_text_on_the_page(data: Path) -> None:
     assert run(data, "--model", "empty") == 0
     assert "<script>" not in page(data)
@@ -128,6 +133,8 @@ def test_run_without_any_value_fails(data: Path, capsys: pytest.CaptureFixture[s
     [
         ([], "config.invalid"),
         (["--model", "perfect", "--tolerance-mm", 0], "config.invalid"),
+        (["--model", "perfect", "--tolerance-mm", "inf"], "config.invalid"),
+        (["--model", "perfect", "--min-volume-ml", "nan"], "config.invalid"),
         (["--model", "perfect", "--seed", -1], "config.invalid"),
         (["--model", "perfect", "--cases", "z"], "data.source"),
         (["--model", "perfect", "--protocol", "challenge", "--repeats", 2], "config.invalid"),
@@ -315,6 +322,16 @@ def test_processes_give_what_one_process_gives(tmp_path: Path, monkeypatch: pyte
     }
     assert len(two["b"].failures) == 1
     assert len(two["a"].rows) == 2
+
+
+@pytest.mark.slow
+def test_what_is_left_is_not_done_when_nobody_waits_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runner, "make_segmenter", segmenters.make_segmenter)
+    cases = [Marking(str(number), tmp_path / str(number)) for number in range(20)]
+    results = runner.evaluate(cases, Settings(models=("threshold",), clicks=(1,)), tmp_path / "out", jobs=2)
+    next(results)
+    results.close()
+    assert len(list(tmp_path.glob("[0-9]*"))) < 20
 
 
 @pytest.mark.slow

@@ -172,6 +172,16 @@ def test_initial_mask_comes_back(orientation: Any, radius: float) -> None:
     assert not model.calls
 
 
+@pytest.mark.parametrize("radius", [3.5, 4.5, 8])
+def test_a_small_initial_mask_is_not_lost_between_the_cells(radius: float) -> None:
+    """Cells are 6 mm wide; none is half full of a ball of 5 mm."""
+    volume = noise((60, 60, 60))
+    mask = np.linalg.norm(np.moveaxis(np.indices(volume.shape), 0, -1) - (29.3, 30.1, 31.2), axis=-1) < radius / 1.5
+    found = painted(solver(Ball(128, 32), volume), [InitialMask(mask)])
+    assert 0.3 < found.sum() / mask.sum() < 2.5
+    assert dice(found, mask) > 0.25
+
+
 def test_click_after_an_initial_mask_starts_from_it() -> None:
     model = Ball()
     mask = np.zeros(CUBE, dtype=bool)

@@ -22,11 +22,14 @@ def no_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_auto_is_the_first_model_whose_weights_are_here() -> None:
     assert resolve(AUTO) == zoo.SHIPPED
+    before = zoo.SHIPPED
     for name in reversed(zoo.names()[:-1]):
         path = zoo.weights_path(name)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
-        assert resolve(AUTO) == name
+        before = before if zoo.entry(name).to_train else name
+        assert resolve(AUTO) == before
+    assert zoo.entry("sam_med3d_turbo_bbox_init").to_train
     assert resolve(REGION) == REGION
     assert resolve("some/file.pth") == "some/file.pth"
 

@@ -83,6 +83,17 @@ def test_a_cell_is_found_as_a_liver_is(scale: float, monkeypatch: pytest.MonkeyP
     assert dice(painted(solver(Lit(), scaled, extend=True), click), truth) > 0.9
 
 
+@pytest.mark.parametrize("spacing", [1.0, 0.01])
+def test_the_window_fits_a_box_however_small_its_voxels(spacing: float) -> None:
+    volume, truth = bright_ball(25)
+    scaled = Volume(volume.array, np.diag([spacing] * 3 + [1.0]))
+    low, high = (tuple(end(np.argwhere(truth), axis=0).astype(float).tolist()) for end in (np.min, np.max))
+    answers: Any = solver(Lit(), scaled)
+    view = answers._first_view(Box(low, high))
+    width = answers._views.size * spacing_of(view.level) / spacing
+    assert 0.4 < (high[0] - low[0] + 1) / width < 0.8
+
+
 @pytest.mark.parametrize("orientation", ORIENTATIONS[::7], ids=str)
 def test_mask_and_clicks_land_where_they_should(orientation: Any) -> None:
     volume, truth = bright_ball(14, (64, 72, 60), tilted_affine(orientation, (1.2, 1.0, 1.4)))

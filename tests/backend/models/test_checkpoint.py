@@ -346,7 +346,20 @@ def test_our_files_say_the_sizes_of_their_network(
     )
 
 
-@pytest.mark.parametrize("text", ["", "{}", "[]", '{"kind": "other"}', '{"kind": "compact", "image_size": 3}'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{}",
+        "[]",
+        '{"kind": "other"}',
+        '{"kind": "compact", "image_size": 3}',
+        '{"kind": "compact", "depth": 2.5}',
+        '{"kind": "compact", "stem": [32]}',
+        '{"kind": "compact", "stem": [32, "96"]}',
+        '{"kind": "compact", "depth": true}',
+    ],
+)
 def test_sizes_that_describe_no_network_are_refused(tmp_path: Path, text: str) -> None:
     path = tmp_path / "w.safetensors"
     path.write_bytes(safetensors_bytes({"a": torch.zeros(1)}, {"network": text}))

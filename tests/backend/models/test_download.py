@@ -256,6 +256,17 @@ def test_hub_that_states_no_digest_is_trusted_with_a_warning(hub: Hub, target: P
     verify(target)
 
 
+def test_a_login_page_in_place_of_the_file_is_refused_and_forgotten(hub: Hub, target: Path) -> None:
+    hub.states_nothing, hub.commits[COMMIT] = True, b"<!DOCTYPE html><title>Log in</title>"
+    error = refusal(target)
+    assert error.code == ErrorCode.DOWNLOAD_FAILED
+    assert "a web page" in error.problem
+    assert not {name for name in left_in(target.parent) if not name.endswith(".lock")}
+    hub.states_nothing, hub.commits[COMMIT] = False, CONTENT
+    fetch(FILE, target)
+    assert target.read_bytes() == CONTENT
+
+
 def test_server_that_sends_the_file_itself_states_it_in_the_plain_headers(hub: Hub, target: Path) -> None:
     hub.redirects = False
     fetch(FILE, target)
