@@ -49,7 +49,8 @@ def parser() -> argparse.ArgumentParser:
         nargs=6,
         type=float,
         metavar=("I", "J", "K", "I2", "J2", "K2"),
-        help="two opposite corners around it, before clicks",
+        help="two opposite corners around it, before clicks; models that know no boxes take it as a click at its "
+        "centre (and compact as a size)",
     )
     add(
         "--initial-mask",

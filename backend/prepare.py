@@ -5,12 +5,12 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 from pydantic import ValidationError
 
 from backend.data.cleaning import CleaningConfig
-from backend.data.index import INDEX_NAME, Modality, first_problem
+from backend.data.index import INDEX_NAME, Modality
 from backend.data.jobs import PreparationConfig
 from backend.data.pipeline import PipelineConfig, prepare
 from backend.data.planning import Declarations
@@ -19,6 +19,16 @@ from backend.data.split import SplitConfig
 from backend.errors import ErrorCode, SamMed3DError
 
 MODALITIES = get_args(Modality)
+# What an option is called here where its field is not.
+OPTIONS = {
+    "min_volume_ml": "--min-volume",
+    "min_extent_mm": "--min-extent",
+    "max_background_share": "--max-background",
+    "keep_components": "--components",
+    "share": "--validation",
+    "modalities": "--modality",
+    "max_bad": "--max-bad",
+}
 
 
 def parser() -> argparse.ArgumentParser:
@@ -39,12 +49,23 @@ def parser() -> argparse.ArgumentParser:
     add("--symmetric", nargs="*", metavar="NAME", help="pairs to split in left and right, instead of the usual ones")
     add("--validation", type=float, default=0.1, metavar="SHARE", help="of subjects held out (default: 0.1)")
     add("--hold-out", action="append", default=[], metavar="DATASET", help="held out whole; may be repeated")
-    add("--hold-out-modality", nargs="*", default=["US"], choices=MODALITIES, help="held out whole (default: US)")
+    add(
+        "--hold-out-modality",
+        nargs="*",
+        default=["US"],
+        choices=MODALITIES,
+        help="held out whole (default: US; bare: none)",
+    )
     add("--seed", type=int, default=0, help="of the choice of subjects")
     add("--workers", type=int, default=os.cpu_count() or 1, help="processes (default: one a core)")
     add("--scheduler", metavar="ADDRESS", help="of a Dask cluster that sees the same files, such as tcp://host:8786")
     add("--max-bad", type=float, default=0.01, metavar="SHARE", help="of cases that may be unusable (default: 0.01)")
     return out
+
+
+def _spelt(modality: str) -> Any:
+    """A modality as it is written here, in whatever case it was given; what is none is refused with the others."""
+    return next((known for known in MODALITIES if known.lower() == modality.lower()), modality)
 
 
 def configured(options: argparse.Namespace) -> PipelineConfig:
@@ -72,16 +93,18 @@ def configured(options: argparse.Namespace) -> PipelineConfig:
                 seed=options.seed,
             ),
             declarations=Declarations(
-                modalities=tuple((dataset or "*", modality) for dataset, _, modality in pairs), subject=options.subject
+                modalities=tuple((dataset or "*", _spelt(modality)) for dataset, _, modality in pairs),
+                subject=options.subject,
             ),
             workers=options.workers,
             scheduler=options.scheduler,
             max_bad=options.max_bad,
         )
     except ValidationError as error:
-        value = error.errors()[0]["input"]
+        fault = error.errors()[0]
+        option = OPTIONS.get(str(fault["loc"][0]), f"--{fault['loc'][0]}")
         raise SamMed3DError(
-            ErrorCode.CONFIG_INVALID, f"{first_problem(error)}, not {value!r}.", "Correct that option."
+            ErrorCode.CONFIG_INVALID, f"{option} cannot be {fault['input']!r}: {fault['msg']}.", "Correct that option."
         ) from error
 
 

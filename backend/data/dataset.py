@@ -59,7 +59,8 @@ class IndexDataset:
             raise SamMed3DError(
                 ErrorCode.DATA_INDEX,
                 f"There is no mask to take samples of in {folder}.",
-                "Look at its report.md, and at the stage and split that are asked for.",
+                "Look at its report.md. Masks that are held out for validation are not trained on, and data.stage "
+                'chooses among data sets: "all" takes every one.',
             )
         if jitter >= image_size // 2:
             raise SamMed3DError(

@@ -258,7 +258,7 @@ def _check_fit(own: Mapping[str, Tensor], state: Mapping[str, Tensor], origin: s
         raise SamMed3DError(
             ErrorCode.CHECKPOINT_MISMATCH,
             f"The weights of {origin} do not fit the model: {listed}.",
-            "Choose the model that they were trained for.",
+            "Choose the model that they were trained for; weights that know boxes need box_prompts.",
         )
 
 

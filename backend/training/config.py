@@ -45,7 +45,8 @@ class ModelSection(Section):
     @model_validator(mode="after")
     def _weights_given(self) -> Self:
         if (self.start == "scratch") != (self.weights is None):
-            raise ValueError(f'start = "{self.start}" goes {"without" if self.start == "scratch" else "with"} weights')
+            needs = "takes no" if self.start == "scratch" else "needs"
+            raise ValueError(f'start = "{self.start}" {needs} model.weights, a file or the name of published ones')
         if len(set(self.freeze)) == 3:
             raise ValueError("freeze leaves nothing to train")
         return self
@@ -90,7 +91,8 @@ class DataSection(Section):
     @model_validator(mode="after")
     def _source_complete(self) -> Self:
         if (self.source == "index") != (self.path is not None):
-            raise ValueError('source = "index" needs a path, and "synthetic" has none')
+            needs = "needs" if self.source == "index" else "takes no"
+            raise ValueError(f'source = "{self.source}" {needs} data.path, a folder that backend.prepare wrote')
         if self.source == "synthetic" and self.samples_per_epoch is None:
             raise ValueError('source = "synthetic" is endless: it needs samples_per_epoch')
         if self.source == "index" and self.labels:
@@ -266,7 +268,8 @@ def read_toml_config(kind: type[SectionType], path: Path, overrides: Sequence[st
         raise SamMed3DError(
             ErrorCode.CONFIG_INVALID,
             f"The configuration {path} cannot be used: {faults}.",
-            f"Correct it there, or by `key=value` on the command line; {kind.__name__} tells what each key means.",
+            "Correct it there, or by `key=value` on the command line; "
+            f"{kind.__name__} in {kind.__module__} tells what each key means.",
         ) from error
 
 

@@ -150,7 +150,8 @@ class Run:
                 ErrorCode.TRAINING_DIVERGED,
                 f"The loss or its gradient was not a finite number in {counters.skipped_in_row} steps in a row, "
                 f"up to step {counters.step}.",
-                "Lower optimizer.lr or optimizer.clip_norm, or choose float32; the checkpoints hold finite weights.",
+                "Go on with numerics.precision=float32; or begin another run.out with a lower optimizer.lr, from "
+                f"{self._config.run.out / 'weights.safetensors'} if that is there.",
             )
 
     def _tell_step(self, window: Window, report: StepReport) -> None:

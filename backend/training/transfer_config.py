@@ -73,7 +73,8 @@ class TransferDataSection(Section):
     @model_validator(mode="after")
     def _complete(self) -> Self:
         if (self.source == "index") != (self.path is not None):
-            raise ValueError('source = "index" needs a path, and "phantom" has none')
+            needs = "needs" if self.source == "index" else "takes no"
+            raise ValueError(f'source = "{self.source}" {needs} data.path, a folder that backend.prepare wrote')
         if self.source == "phantom" and None in (self.train_cases, self.validation_cases):
             raise ValueError('source = "phantom" is endless: it needs train_cases and validation_cases')
         if len(set(self.targets)) != len(self.targets):

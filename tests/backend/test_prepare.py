@@ -21,7 +21,7 @@ def source(root: Path) -> Path:
 
 def test_the_command_prepares(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "out"
-    words = [str(source(tmp_path / "in")), str(out), "--modality", "in=CT", "--spacing", "2", "--validation", "1"]
+    words = [str(source(tmp_path / "in")), str(out), "--modality", "in=ct", "--spacing", "2", "--validation", "1"]
     assert main([*words, "--workers", "1"]) == 0
     entries = read_index(out)
     assert [(entry.case, entry.modality, entry.spacing, entry.split) for entry in entries] == [
@@ -37,8 +37,10 @@ def test_mistakes_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     given = str(source(tmp_path / "in"))
     for words, said in (
         ([str(tmp_path / "absent"), str(tmp_path / "out")], "absent"),
-        ([given, str(tmp_path / "out"), "--spacing", "-1"], "spacing: Input should be greater than 0, not -1.0"),
-        ([given, str(tmp_path / "out"), "--modality", "X-ray"], "not 'X-ray'"),
+        ([given, str(tmp_path / "out"), "--spacing", "-1"], "--spacing cannot be -1.0: Input should be greater than 0"),
+        ([given, str(tmp_path / "out"), "--validation", "2"], "--validation cannot be 2.0"),
+        ([given, str(tmp_path / "out"), "--min-volume", "-1"], "--min-volume cannot be -1.0"),
+        ([given, str(tmp_path / "out"), "--modality", "X-ray"], "--modality cannot be 'X-ray'"),
         ([given, str(tmp_path / "out"), "--subject", "("], "no regular expression"),
         ([given, given, str(tmp_path / "out")], "both hold"),
         (

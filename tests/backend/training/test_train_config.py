@@ -40,7 +40,7 @@ def test_the_three_of_the_issue_are_shipped() -> None:
 
 @pytest.mark.parametrize("name", NEEDED)
 def test_shipped_files_say_what_must_be_given(name: str) -> None:
-    assert "needs a path" in refusal(Path(name))
+    assert "needs data.path" in refusal(Path(name))
 
 
 def test_first_stage_is_that_of_the_supplement() -> None:
@@ -96,8 +96,10 @@ def test_resolved_configuration_reads_back(file: Path, tmp_path: Path) -> None:
         (["run.epochs='5'"], "run.epochs = '5': Input should be a valid integer"),
         (["run.epochs=0"], "run.epochs = 0: Input should be greater than 0"),
         (["batch=3"], "batch = 3: Input should be an object"),
-        (["data.source=index"], 'data: source = "index" needs a path'),
-        (["model.start=weights"], 'model: start = "weights" goes with weights'),
+        (["data.source=index"], 'data: source = "index" needs data.path'),
+        (["data.path=x"], 'data: source = "synthetic" takes no data.path'),
+        (["model.start=weights"], 'model: start = "weights" needs model.weights'),
+        (["model.weights=x"], 'model: start = "scratch" takes no model.weights'),
         (["optimizer.milestones=[500]"], "optimizer: milestones (500,) must rise within the cycle of 200 epochs"),
         (["clicks.interactions=2"], "clicks: mask_only 2 leaves no click of 2 interactions"),
         (["data.variants=2", "data.start_epochs=3"], "variants repeat the first epochs"),
