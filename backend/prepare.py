@@ -118,6 +118,8 @@ def run(options: argparse.Namespace) -> None:
         f"{options.out / INDEX_NAME}: {report.total.stored} masks ({report.total.validation} for validation) of "
         f"{report.volumes} volumes; {len(report.failures)} cases set aside; see {options.out / REPORT_NAME}"
     )
+    if not report.total.validation:
+        print("No subject is held out: for validation raise --validation, or choose others with --seed.")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
