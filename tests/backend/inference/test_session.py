@@ -7,6 +7,7 @@ from fakes import Ball, dice, noise
 
 from backend.errors import ErrorCode, SamMed3DError
 from backend.inference.engine import Engine
+from backend.inference.loading import load_engine
 from backend.inference.predictor import Predictor
 from backend.inference.session import Session
 from backend.models.interface import bytes_of
@@ -154,3 +155,23 @@ def test_what_was_painted_into_the_open_object_goes_with_its_next_answer() -> No
     some.objects.painted = True
     some.segment()
     np.testing.assert_array_equal(some.labels, answer)
+
+
+@pytest.mark.parametrize("name", ["liver", "kidney_left"])
+def test_the_shipped_model_corrects_a_mask_that_it_is_given(phantom: Phantom, name: str) -> None:
+    """A bump that does not belong to it is clicked away, and the rest stays."""
+    truth = phantom.labels == phantom.names.index(name) + 1
+    at = np.moveaxis(np.indices(truth.shape), 0, -1) * phantom.volume.spacing
+    bump = np.linalg.norm(at - at[truth][0], axis=-1) < 12  # around the first voxel, which lies at the border
+    outside = np.argwhere(bump & ~truth)
+    point = outside[np.linalg.norm((outside - outside.mean(0)) * phantom.volume.spacing, axis=1).argmin()]
+    organs = Session(Predictor(load_engine("compact", "cpu"), phantom.volume))
+    organs.initial_mask(truth | bump)
+    organs.segment()
+    before = organs.labels == 1
+    organs.click(point, positive=False)
+    organs.segment()
+    after = organs.labels == 1
+    assert not after[tuple(point)]
+    assert dice(after, truth) > dice(before, truth)
+    assert dice(after, truth) > 0.93
