@@ -43,9 +43,11 @@ def read_volumes(path: PathOrPaths) -> list[LayerTuple]:
     """
     layers = []
     for p in [path] if isinstance(path, str) else path:
-        if not _SERIES.has_given(p):
-            layers += _layers(p)
-        _SERIES.note(p)
+        try:
+            if _SERIES.is_new(p):
+                layers += _layers(p)
+        finally:  # reading a large one takes longer than files that are opened together are apart
+            _SERIES.when = monotonic()
     return layers or [NOTHING]
 
 
@@ -55,19 +57,15 @@ class _LastSeries:
     def __init__(self) -> None:
         self._first: str | None = None
         self._uid: str | None = None
-        self._when = 0.0
+        self.when = 0.0  # a file was opened last
 
-    def has_given(self, path: str) -> bool:
-        """Whether another file of the same series was opened just now."""
-        recent = monotonic() - self._when < TOGETHER_S
-        return recent and self._uid is not None and path != self._first and _series_uid(path) == self._uid
-
-    def note(self, path: str) -> None:
-        """That file was opened."""
+    def is_new(self, path: str) -> bool:
+        """Whether a path is anything but another file of the series that was opened just now."""
         uid = _series_uid(path)
-        if uid != self._uid:
-            self._first, self._uid = path, uid
-        self._when = monotonic()
+        if uid is not None and uid == self._uid and path != self._first and monotonic() - self.when < TOGETHER_S:
+            return False
+        self._first, self._uid = path, uid
+        return True
 
 
 _SERIES = _LastSeries()

@@ -56,7 +56,7 @@ def read_source(path: Path) -> Listing:
 
 def _full(path: Path) -> Path:
     """The path from the root, whatever folder a worker is in; links stay: the names of folders say what they hold."""
-    return Path(os.path.abspath(path))  # noqa: PTH100  # which follows links
+    return Path(os.path.abspath(path))  # noqa: PTH100  # resolve() follows links
 
 
 def _nameable(listing: Listing) -> Listing:

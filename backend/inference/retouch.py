@@ -5,11 +5,10 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from backend.inference.canvas import Floats
+from backend.inference.views import Bools, Points
 
 # A click reaches so many times as far as the mask's border is from it, and at least so many voxels.
 REACH, LEAST_REACH = 2.0, 3.0
-
-Bools = npt.NDArray[np.bool_]
 
 
 def retouched(before: Floats, answer: Floats, voxel: npt.ArrayLike, *, positive: bool) -> Floats:
@@ -35,7 +34,7 @@ def retouched(before: Floats, answer: Floats, voxel: npt.ArrayLike, *, positive:
     return np.where((pieces == piece) & (piece > 0), answer, before)
 
 
-def innermost(mask: Bools) -> npt.NDArray[np.float64]:
+def innermost(mask: Bools) -> Points:
     """The voxel (3,) of a mask that is furthest from its border."""
     depth = ndimage.distance_transform_edt(np.pad(mask, 1))
     return np.array(np.unravel_index(int(depth.argmax()), depth.shape), dtype=np.float64) - 1

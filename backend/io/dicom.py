@@ -141,7 +141,7 @@ def _dataset(path: Path, stop_before_pixels: bool) -> Any:
     dataset = pydicom.dcmread(path, stop_before_pixels=stop_before_pixels)
     if len(dataset) > 0 and not dataset.get("SOPClassUID"):  # blanked by some anonymisers, but highdicom depends on it
         dataset.SOPClassUID = dataset.file_meta.MediaStorageSOPClassUID
-    if "SeriesInstanceUID" in dataset and not dataset.get("FrameOfReferenceUID"):  # the same; a series has one frame
+    if "SeriesInstanceUID" in dataset and not dataset.get("FrameOfReferenceUID"):  # highdicom wants to see it the same
         dataset.FrameOfReferenceUID = dataset.SeriesInstanceUID
     return dataset
 

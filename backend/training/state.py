@@ -18,12 +18,11 @@ import torch
 from torch import Tensor
 
 from backend.errors import ErrorCode, SamMed3DError, SamMed3DWarning
-from backend.io.atomic import replacing
+from backend.io.atomic import leftovers, replacing
 from backend.io.boundary import writing
 
 State = dict[str, Any]
 _BEST = "best.pth"
-_TEMPORARY = ".????????-*"  # of `replacing`
 
 
 @dataclass
@@ -125,7 +124,7 @@ class Checkpoints:
 
     def sweep(self) -> None:
         """Remove what a save that was killed has left behind; no one else may be saving here."""
-        for stale in self.folder.glob(_TEMPORARY):
+        for stale in leftovers(self.folder):
             stale.unlink(missing_ok=True)
 
     def _path(self, step: int) -> Path:

@@ -9,6 +9,7 @@ from pydicom.uid import BasicTextSRStorage
 
 from backend.errors import ErrorCode, SamMed3DError, SamMed3DWarning
 from backend.io import read_volume
+from napari_samed3d import reader
 from napari_samed3d.reader import read_volumes
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*TIFF has no place:backend.errors.SamMed3DWarning")
@@ -153,3 +154,18 @@ def test_slices_dropped_on_the_window_together_are_one_layer(tmp_path):
     assert [data.shape for data, _, _ in read_volumes(files)] == [(4, 5, 4), (2, 5, 4)]
     assert [data.shape for data, _, _ in read_volumes(files[0])] == [(4, 5, 4)]  # again, by intention
     assert [data.shape for data, _, _ in read_volumes(files[0])] == [(4, 5, 4)]
+
+
+def test_slices_of_a_series_that_takes_long_to_read_are_one_layer(tmp_path, monkeypatch):
+    clock = [1000.0]
+
+    def slow(path, layers=reader._layers):
+        clock[0] += 60
+        return layers(path)
+
+    monkeypatch.setattr(reader, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(reader, "_layers", slow)
+    files = sorted(map(str, samples.dicom_series(tmp_path / "ct", "1.2.3.3").iterdir()))
+    assert [len(read_volumes(file)[0]) for file in files] == [3, 1, 1, 1]
+    clock[0] += 60
+    assert len(read_volumes(files[1])[0]) == 3  # later, it is wanted again
