@@ -145,9 +145,9 @@ class ModelThread(QObject):
             if self._superseded(request):
                 return
             patch = solver.predictor.paint(canvas)
-            self._emit(self.answered, Answer(request.generation, patch, len(canvas.windows), False))
+            self._emit(self.answered, Answer(request.generation, patch, canvas.looks, False))
         if canvas is not None:
-            self._emit(self.answered, Answer(request.generation, None, len(canvas.windows), True))
+            self._emit(self.answered, Answer(request.generation, None, canvas.looks, True))
 
     def _superseded(self, request: Request) -> bool:
         with self._changed:

@@ -53,12 +53,19 @@ class Canvas:
         cells: logits of a window along each axis.
         windows: oldest first.
         level: of the grid that the windows lie on.
+        finer: the same object in finer windows, if they were looked at: what is shown.
     """
 
     size: int
     cells: int
     windows: tuple[Window, ...] = ()
     level: int = 0
+    finer: "Canvas | None" = None
+
+    @property
+    def looks(self) -> int:
+        """How many windows were looked at, the finer ones among them."""
+        return len(self.windows) + (sum(window.prompted for window in self.finer.windows) if self.finer else 0)
 
     @property
     def stride(self) -> int:
@@ -68,7 +75,7 @@ class Canvas:
     def with_window(self, window: Window) -> "Canvas":
         """The same with one window added, or put in the place of the one with the same start."""
         others = tuple(w for w in self.windows if w.start != window.start)
-        return replace(self, windows=(*others, window))
+        return replace(self, windows=(*others, window), finer=None)
 
     def prompted_only(self) -> "Canvas":
         """The same without the windows that only follow the object."""
@@ -94,7 +101,7 @@ class Canvas:
         own = next((w.logits for w in self.windows if w.start == start), None)
         if own is not None:
             return own
-        merged, corner, covered = self._merge()
+        merged, corner, covered = self.merged()
         offset = [(s - c) // self.stride for s, c in zip(start, corner, strict=True)]
         source = tuple(
             slice(max(0, o), max(0, min(o + self.cells, n))) for o, n in zip(offset, merged.shape, strict=True)
@@ -104,7 +111,7 @@ class Canvas:
             out[target] = np.where(covered[source], merged[source], 0)
         return out
 
-    def _merge(self) -> tuple[Floats, Index3, npt.NDArray[np.bool_]]:
+    def merged(self) -> tuple[Floats, Index3, npt.NDArray[np.bool_]]:
         """Mean of the windows' logits, weighted down towards their faces; the grid voxel of its corner; its cover.
 
         A cell near a face was seen with little around it, so the window in whose middle it lies decides.
@@ -142,7 +149,7 @@ class Canvas:
         """
         if not self.windows:
             return EMPTY_PATCH
-        merged, corner, _ = self._merge()
+        merged, corner, _ = self.merged()
         above = np.argwhere(merged > threshold)
         if not len(above):
             return EMPTY_PATCH

@@ -85,7 +85,8 @@ class Predictor:
 
     def paint(self, canvas: Canvas) -> MaskPatch:
         """The object on the volume's own grid."""
-        return canvas.paint(self.grid_at(canvas.level))
+        shown = canvas.finer or canvas
+        return shown.paint(self.grid_at(shown.level))
 
 
 def spacing_of(level: int) -> float:

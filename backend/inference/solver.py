@@ -36,7 +36,7 @@ class Solver(ABC):
         """The object after the newest of the prompts, from what it was before it."""
 
     def _follow(self, canvas: Canvas, prompts: Prompts, *, explore: bool) -> Iterator[Canvas]:  # noqa: ARG002 -- some do
-        """Look further where the object goes on; only what was seen before, unless to `explore`."""
+        """Look further where there is more to see of the object; only what was seen before, unless to `explore`."""
         yield canvas
 
     def final(self, prompts: Prompts, progress: Callable[[int], None] | None = None) -> Canvas:
@@ -45,7 +45,7 @@ class Solver(ABC):
         for step in self.solve(prompts):
             canvas = step
             if progress is not None:
-                progress(len(canvas.windows))
+                progress(canvas.looks)
         return canvas
 
     def solve(self, prompts: Prompts, stopped: Callable[[], bool] = lambda: False) -> Iterator[Canvas]:

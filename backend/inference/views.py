@@ -85,19 +85,32 @@ class Views:
         return off_centre < self.size / 2 - margin
 
     def seen(self, canvas: Canvas, view: View) -> Floats:
-        """The logits of a canvas as they lie in a window (S, S, S); 0, undecided, where it has none."""
+        """The logits of a canvas as they lie in a window (S, S, S); 0, undecided, where it has none.
+
+        Where it was seen in finer windows, theirs.
+        """
         own = view_of(canvas)
         if own is None:
             return np.zeros((self.size,) * 3, dtype=np.float32)
-        if own == view:
-            return canvas.windows[0].logits
+        logits = canvas.windows[0].logits
+        if own != view:
+            moved, there = self._moved(logits, own, view)
+            logits = np.where(there, moved, np.float32(0))
+        if canvas.finer is not None:
+            finer, corner, _ = canvas.finer.merged()
+            moved, there = self._moved(finer, View(canvas.finer.level, corner), view)
+            logits = np.where(there, moved, logits)
+        return logits
+
+    def _moved(self, logits: Floats, own: View, view: View) -> tuple[Floats, Bools]:
+        """Logits that begin where `own` does as they lie in a window, and where that is (S, S, S) both."""
         diagonal = np.repeat(np.arange(self.size, dtype=np.float64)[:, None], 3, axis=1)
         at = self.voxels(own, self.points(view, diagonal))
-        values: Floats = canvas.windows[0].logits
+        shape = np.array(logits.shape)
         for axis in range(3):
-            values = interpolate_axis(values, at[:, axis].clip(0, self.size - 1), axis)
-        x, y, z = ((at > -0.5) & (at < self.size - 0.5)).T
-        return np.where(x[:, None, None] & y[:, None] & z, values, np.float32(0))
+            logits = interpolate_axis(logits, at[:, axis].clip(0, shape[axis] - 1), axis)
+        x, y, z = ((at > -0.5) & (at < shape - 0.5)).T
+        return logits, x[:, None, None] & y[:, None] & z
 
     def beyond(self, view: View, mask: Bools) -> Bools:
         """Whether a mask (S, S, S) reaches each face (3 axes, low and high) behind which the volume goes on."""

@@ -1,5 +1,8 @@
 """Clicks at any voxel size: one window an object, which zooms until the object fills a good part of it."""
 
+from collections.abc import Iterator
+from dataclasses import replace
+
 import numpy as np
 from scipy import ndimage
 
@@ -8,6 +11,7 @@ from backend.inference.canvas import Canvas, Floats, Window
 from backend.inference.predictor import Predictor, spacing_of
 from backend.inference.prompts import Click, InitialMask, Point, Prompt, Prompts, centre_of, check_prompt, ends_of
 from backend.inference.retouch import innermost, retouched
+from backend.inference.sharpening import finer_windows, without_islands
 from backend.inference.solver import MASK_LOGIT, Solver
 from backend.inference.views import Bools, Points, Span, View, Views, view_of
 from backend.volume import Volume
@@ -24,6 +28,8 @@ CUT_OFF = 0.1
 LOOKS = 4
 # Beside a click there must be so many voxels of its window.
 MARGIN = 2
+# Clicks before its border is worth a closer look.
+LEAST_CLICKS = 2
 # By which share of its window an object goes on beyond a face, at a guess.
 GOES_ON = 0.25
 
@@ -62,9 +68,11 @@ class ZoomingSolver(Solver):
         view = self._start(canvas, newest)
         if isinstance(newest, Click) and any(isinstance(prompt, InitialMask) for prompt in prompts):
             return self._retouch(view, canvas, prompts, newest)
+        # Also where nobody waited for it, so that the same clicks have the same answer at any pace.
+        before = [canvas, *self._sharpened(canvas, prompts[:-1])][-1]
         answers: dict[View, Canvas] = {}
         while True:
-            answers[view] = self._look(view, canvas, *_clicks(prompts))
+            answers[view] = self._look(view, before, *_clicks(prompts))
             wanted = self._wanted(view, answers[view], prompts) if self.extend and len(answers) < LOOKS else None
             if wanted is None or wanted in answers:
                 # Of equals the last.
@@ -74,16 +82,39 @@ class ZoomingSolver(Solver):
 
     def _retouch(self, view: View, before: Canvas, prompts: Prompts, click: Click) -> Canvas:
         """An initial mask with what a click changes in it, in a window that holds all of it."""
-        points, labels = _clicks(prompts)
-        seen = self._views.seen(before, view)
         voxel = self._views.voxels(view, np.array([click.point]))
         if not self._views.inside(voxel)[0]:
             return before
-        if not labels.any() and (seen > 0).any():  # without any the network finds nothing
-            inside = self._views.points(view, innermost(seen > 0)[None])
+        answer = self._look_inside(view, before, prompts)
+        return self._canvas(view, retouched(self._views.seen(before, view), answer, voxel[0], positive=click.positive))
+
+    def _look_inside(self, view: View, before: Canvas, prompts: Prompts) -> Floats:
+        """The answer in a window with a positive click where there is none: without any the network finds nothing."""
+        points, labels = _clicks(prompts)
+        mask = self._views.seen(before, view) > 0
+        if mask.any() and not self._views.inside(self._views.voxels(view, points[labels])).any():
+            inside = self._views.points(view, innermost(mask)[None])
             points, labels = np.concatenate([points, inside]), np.append(labels, True)
-        answer = self._look(view, before, points, labels).windows[0].logits
-        return self._canvas(view, retouched(seen, answer, voxel[0], positive=click.positive))
+        return self._look(view, before, points, labels).windows[0].logits
+
+    def _follow(self, canvas: Canvas, prompts: Prompts, *, explore: bool) -> Iterator[Canvas]:
+        """Show the object as it was found at once, and then sharper."""
+        yield canvas
+        if explore:
+            yield from self._sharpened(canvas, prompts)
+
+    def _sharpened(self, canvas: Canvas, prompts: Prompts) -> Iterator[Canvas]:
+        """See the border of a large object anew, in finer windows around it, as far as that was not done."""
+        given = any(isinstance(prompt, InitialMask) for prompt in prompts)  # which is trusted
+        if not self.extend or given or len(prompts) < LEAST_CLICKS:
+            return
+        finer = canvas.finer or finer_windows(self._views, canvas)
+        for window in finer.windows if finer else ():
+            if finer and not window.prompted:
+                logits = self._look_inside(View(finer.level, window.start), replace(canvas, finer=None), prompts)
+                sharp = Window(window.start, without_islands(logits, window.logits > 0), prompted=True)
+                finer = finer.with_window(sharp)
+                yield replace(canvas, finer=finer)
 
     def _without_strays(self, view: View, answer: Canvas, prompts: Prompts) -> Canvas:
         """The answer without pieces in which nobody clicked."""
