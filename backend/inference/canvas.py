@@ -68,6 +68,11 @@ class Canvas:
         return len(self.windows) + (sum(window.prompted for window in self.finer.windows) if self.finer else 0)
 
     @property
+    def nbytes(self) -> int:
+        """The memory that its logits take."""
+        return sum(window.logits.nbytes for window in self.windows) + (self.finer.nbytes if self.finer else 0)
+
+    @property
     def stride(self) -> int:
         """Grid voxels a cell."""
         return self.size // self.cells

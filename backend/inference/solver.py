@@ -10,8 +10,8 @@ from backend.inference.prompts import Prompt, Prompts, check_order, check_prompt
 
 # Logit given to the voxels of an initial mask (and its negative outside): sure, yet not beyond what a network gives.
 MASK_LOGIT = 8.0
-# Lists of prompts whose windows are kept; what is undone beyond them is replayed. One window takes up to 1 MB.
-REMEMBERED = 32
+# Of lists of prompts whose windows are kept; what is undone beyond them is replayed. One window takes up to 1 MB.
+REMEMBERED_BYTES = 200_000_000
 
 
 class Solver(ABC):
@@ -81,5 +81,5 @@ class Solver(ABC):
     def _remember(self, prompts: Prompts, canvas: Canvas) -> None:
         self._solved[prompts] = canvas
         self._solved.move_to_end(prompts)
-        while len(self._solved) > REMEMBERED:
+        while len(self._solved) > 1 and sum(known.nbytes for known in self._solved.values()) > REMEMBERED_BYTES:
             self._solved.popitem(last=False)

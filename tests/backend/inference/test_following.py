@@ -101,6 +101,19 @@ def test_what_was_solved_is_remembered() -> None:
     assert not answers.final(()).windows
 
 
+def test_only_so_much_is_remembered_and_the_rest_is_replayed_to_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("backend.inference.solver.REMEMBERED_BYTES", 2 * 4 * 16**3)
+    model = Ball()
+    answers = solver(model, noise(CUBE))
+    before = answers.final((FIRST, SECOND)).windows[0].logits
+    answers.final((FIRST, SECOND, THIRD))
+    answers.final((FIRST, SECOND))
+    assert len(model.calls) == 3  # the two newest
+    answers.final((FIRST,))
+    assert len(model.calls) == 4
+    np.testing.assert_array_equal(answers.final((FIRST, SECOND)).windows[0].logits, before)
+
+
 def test_removing_a_prompt_replays_only_what_came_after_it() -> None:
     model = Ball()
     answers = solver(model, noise(CUBE))
