@@ -40,6 +40,18 @@ class MaskPatch:
         x, y, z = (slice(s, s + n) for s, n in zip(self.start, self.mask.shape, strict=True))
         return x, y, z
 
+    def within(self, box: tuple[slice, slice, slice]) -> npt.NDArray[np.bool_]:
+        """As it lies in a box of the volume: cut off there, and False where it has nothing."""
+        out = np.zeros([side.stop - side.start for side in box], dtype=bool)
+        both = [(max(a.start, b.start), min(a.stop, b.stop)) for a, b in zip(self.slices, box, strict=True)]
+        if all(first < last for first, last in both):
+            source, target = (
+                tuple(slice(f - side.start, e - side.start) for (f, e), side in zip(both, sides, strict=True))
+                for sides in (self.slices, box)
+            )
+            out[target] = self.mask[source]
+        return out
+
 
 EMPTY_PATCH = MaskPatch((0, 0, 0), np.zeros((0, 0, 0), dtype=bool))
 
@@ -54,6 +66,7 @@ class Canvas:
         windows: oldest first.
         level: of the grid that the windows lie on.
         finer: the same object in finer windows, if they were looked at: what is shown.
+        given: a mask that was given, with what clicks changed in it: what is shown of it.
     """
 
     size: int
@@ -61,6 +74,7 @@ class Canvas:
     windows: tuple[Window, ...] = ()
     level: int = 0
     finer: "Canvas | None" = None
+    given: MaskPatch | None = None
 
     @property
     def looks(self) -> int:
@@ -69,8 +83,9 @@ class Canvas:
 
     @property
     def nbytes(self) -> int:
-        """The memory that its logits take."""
-        return sum(window.logits.nbytes for window in self.windows) + (self.finer.nbytes if self.finer else 0)
+        """The memory that it takes."""
+        more = (self.finer.nbytes if self.finer else 0) + (self.given.mask.nbytes if self.given else 0)
+        return sum(window.logits.nbytes for window in self.windows) + more
 
     @property
     def stride(self) -> int:
@@ -80,7 +95,7 @@ class Canvas:
     def with_window(self, window: Window) -> "Canvas":
         """The same with one window added, or put in the place of the one with the same start."""
         others = tuple(w for w in self.windows if w.start != window.start)
-        return replace(self, windows=(*others, window), finer=None)
+        return replace(self, windows=(*others, window), finer=None, given=None)
 
     def prompted_only(self) -> "Canvas":
         """The same without the windows that only follow the object."""

@@ -85,6 +85,8 @@ class Predictor:
 
     def paint(self, canvas: Canvas) -> MaskPatch:
         """The object on the volume's own grid."""
+        if canvas.given is not None:
+            return canvas.given
         shown = canvas.finer or canvas
         return shown.paint(self.grid_at(shown.level))
 

@@ -4,7 +4,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from backend.inference.canvas import Floats
+from backend.inference.canvas import Floats, MaskPatch
 from backend.inference.views import Bools, Points
 
 # A click reaches so many times as far as the mask's border is from it, and at least so many voxels.
@@ -32,6 +32,21 @@ def retouched(before: Floats, answer: Floats, voxel: npt.ArrayLike, *, positive:
     pieces, _ = ndimage.label(wrong)
     piece = pieces[tuple(at)]
     return np.where((pieces == piece) & (piece > 0), answer, before)
+
+
+def edited(given: MaskPatch, now: MaskPatch, near: MaskPatch, *, positive: bool) -> MaskPatch:
+    """A mask that was given with what a click changed in it, voxel for voxel as it was everywhere else.
+
+    Args:
+        given: on the volume's own grid.
+        now: the object as the window has it, in its coarser voxels.
+        near: where that is another than it was before the click, and a voxel of the window around.
+        positive: whether the click adds; else it takes away.
+    """
+    pairs = [given.slices, now.slices] if positive else [given.slices]
+    x, y, z = (slice(min(s.start for s in sides), max(s.stop for s in sides)) for sides in zip(*pairs, strict=True))
+    mask, new, here = (patch.within((x, y, z)) for patch in (given, now, near))
+    return MaskPatch((x.start, y.start, z.start), mask | (here & new) if positive else mask & ~(here & ~new))
 
 
 def innermost(mask: Bools) -> Points:

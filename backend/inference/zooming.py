@@ -7,10 +7,10 @@ import numpy as np
 from scipy import ndimage
 
 from backend.geometry import extract_crop
-from backend.inference.canvas import Canvas, Floats, Window
+from backend.inference.canvas import EMPTY_PATCH, Canvas, Floats, MaskPatch, Window
 from backend.inference.predictor import Predictor, spacing_of
 from backend.inference.prompts import Click, InitialMask, Point, Prompt, Prompts, centre_of, check_prompt, ends_of
-from backend.inference.retouch import innermost, retouched
+from backend.inference.retouch import edited, innermost, retouched
 from backend.inference.sharpening import finer_windows, without_islands
 from backend.inference.solver import MASK_LOGIT, Solver
 from backend.inference.views import Bools, Points, Span, View, Views, view_of
@@ -85,8 +85,12 @@ class ZoomingSolver(Solver):
         voxel = self._views.voxels(view, np.array([click.point]))
         if not self._views.inside(voxel)[0]:
             return before
-        answer = self._look_inside(view, before, prompts)
-        return self._canvas(view, retouched(self._views.seen(before, view), answer, voxel[0], positive=click.positive))
+        seen, answer = self._views.seen(before, view), self._look_inside(view, before, prompts)
+        after = self._canvas(view, retouched(seen, answer, voxel[0], positive=click.positive))
+        changed = (after.windows[0].logits > 0) != (seen > 0)
+        near = ndimage.binary_dilation(changed, np.ones((3, 3, 3))).astype(np.float32)
+        now, around = self.predictor.paint(after), self.predictor.paint(self._canvas(view, 2 * near - 1))
+        return replace(after, given=edited(before.given or EMPTY_PATCH, now, around, positive=click.positive))
 
     def _look_inside(self, view: View, before: Canvas, prompts: Prompts) -> Floats:
         """The answer in a window with a positive click where there is none: without any the network finds nothing."""
@@ -221,7 +225,9 @@ class ZoomingSolver(Solver):
         mask = Volume(prompt.mask, self.predictor.volume.affine)
         grid = self.predictor.grid_at(view.level)
         share = extract_crop(mask, grid, view.start, self._views.size, average=True)
-        return self._canvas(view, MASK_LOGIT * (2 * share - 1))
+        x, y, z = (slice(int(first), int(last) + 1) for first, last in zip(*ends_of(prompt), strict=True))
+        given = MaskPatch((x.start, y.start, z.start), prompt.mask[x, y, z])
+        return replace(self._canvas(view, MASK_LOGIT * (2 * share - 1)), given=given)
 
 
 def _middle(points: Points) -> Points:

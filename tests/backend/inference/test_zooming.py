@@ -272,7 +272,7 @@ def test_an_initial_mask_comes_back_and_clicks_start_from_it() -> None:
     volume, truth = bright_ball(20)
     model = Lit()
     answers = solver(model, volume, extend=False)
-    assert dice(painted(answers, (InitialMask(truth),)), truth) > 0.95
+    np.testing.assert_array_equal(painted(answers, (InitialMask(truth),)), truth)
     assert not model.calls
     answers.final((InitialMask(truth), Click(middle(volume))))
     assert model.calls[0].labels == [1]
@@ -316,6 +316,26 @@ def test_a_positive_click_beside_an_initial_mask_adds_what_is_around_it() -> Non
     found = painted(solver(Lit(), volume), (InitialMask(given), Click((44.0, 32, 34))))
     assert dice(found, truth) > dice(given, truth) + 0.1
     assert (found & given).sum() > 0.9 * given.sum()
+
+
+@pytest.mark.parametrize("orientation", ORIENTATIONS[::11], ids=str)
+@pytest.mark.parametrize("positive", [False, True])
+def test_away_from_the_click_an_initial_mask_stays_voxel_for_voxel(orientation: Any, positive: bool) -> None:
+    """Also what its window, in voxels of 6 mm, cannot show: rods of one voxel."""
+    volume, truth = bright_ball(30, (90, 84, 70), tilted_affine(orientation, (2.0, 2.0, 2.0)))
+    rods = np.zeros_like(truth)
+    rods[::6, ::6] = True
+    at = np.array([44, 41, 30] if positive else [44, 62, 34])  # in the ball; beside it, where it is dark
+    away = np.linalg.norm(np.moveaxis(np.indices(truth.shape), 0, -1) - at, axis=-1)
+    given = (truth & (away > 5)) | rods if positive else truth | rods | (away <= 5)
+    found = painted(solver(Forgetful(), volume), (InitialMask(given), Click(tuple(at.tolist()), positive=positive)))
+    assert found[tuple(at)] == positive
+    assert (found != given).sum() > 100
+    np.testing.assert_array_equal(found[away > 30], given[away > 30])
+    if positive:
+        assert (found >= given).all()
+    else:
+        assert (found <= given).all()
 
 
 def test_looking_ahead_saves_the_first_clicks_embedding() -> None:
