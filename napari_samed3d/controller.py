@@ -165,7 +165,7 @@ class Controller:
             self.use_image(closed.image)
 
     def _on_paint(self, event: Any) -> None:
-        """Somebody painted: what is painted of the open object goes with its next answer."""
+        """Somebody painted: perhaps in the open object."""
         for workspace in self._workspaces:
             if workspace.labels is event.source:
                 workspace.objects.painted = True
@@ -263,11 +263,13 @@ class Controller:
         workspace = self.workspace
         if workspace is None:
             return
-        clicks, refused = workspace.read_clicks(ray)
-        changed = clicks != workspace.objects.history.prompts
+        prompts, refused = workspace.read_clicks(ray)
+        changed = prompts != workspace.objects.history.prompts
         try:
             if changed:
-                workspace.objects.history.edit(clicks)
+                workspace.objects.keep_paint()
+                prompts, refused = workspace.read_clicks(ray)
+                workspace.objects.history.edit(prompts)
         except SamMed3DError as not_in_this_order:
             refused, changed = [*refused, not_in_this_order], False
         self._show_clicks(workspace)
@@ -312,8 +314,9 @@ class Controller:
             self._ask(prepare=not self.auto_run or (objects.painted and objects.answered))
 
     def run(self) -> None:
-        """Compute the open object from its clicks."""
+        """Compute the open object from its clicks, and what was painted of it."""
         if self.workspace is not None and self.workspace.objects.history.prompts:
+            self.workspace.objects.keep_paint()
             self._ask()
 
     def _ask(self, *, prepare: bool = False) -> None:
@@ -394,10 +397,11 @@ class Controller:
         self._edit(History.clear)
 
     def _edit(self, change: Callable[[History], None]) -> None:
-        """Where nothing changes, neither does the mask: it may have been painted."""
+        """Where nothing changes, neither does the mask."""
         workspace = self.workspace
         if workspace is None:
             return
+        workspace.objects.keep_paint()
         before = workspace.objects.history.prompts
         change(workspace.objects.history)
         if workspace.objects.history.prompts != before:

@@ -12,7 +12,7 @@ from napari.layers import Image, Labels, Points
 from backend.errors import ErrorCode, SamMed3DError
 from backend.geometry import check_inside
 from backend.inference.objects import LabelMap
-from backend.inference.prompts import Click
+from backend.inference.prompts import Click, InitialMask, Prompt, Prompts
 from napari_samed3d.frames import METADATA_KEY, Frame, frame_of, layer_point, same_place, volume_index
 from napari_samed3d.picking import first_voxel_above
 
@@ -119,14 +119,14 @@ class Workspace:
         """All layers of it, from the image upwards."""
         return (self.image, self.labels, *self.points.values())
 
-    def read_clicks(self, ray: Ray | None) -> tuple[tuple[Click, ...], list[SamMed3DError]]:
-        """The clicks in their order: those known that are still there or were moved, then the new ones.
+    def read_clicks(self, ray: Ray | None) -> tuple[Prompts, list[SamMed3DError]]:
+        """The prompts in their order: paint, and clicks known that are still there or were moved, then the new ones.
 
         Args:
             ray: of the mouse that made or moved points, if it was in the 3D view.
 
         Returns:
-            The clicks, and what is refused: a new one is left out, a moved one stays where it was.
+            The prompts, and what is refused: a new one is left out, a moved one stays where it was.
         """
         becomes: dict[Click, Click] = {}
         new: list[Click] = []
@@ -146,8 +146,7 @@ class Workspace:
                     becomes[known[moved[row]]] = click
                 else:
                     new.append(click)
-        clicks = [*(becomes[p] for p in self.objects.history.prompts if p in becomes), *new]
-        return _positive_first(clicks), refused
+        return _in_order(self.objects.history.prompts, becomes, new), refused
 
     def _new_click(self, kind: bool, row: Row, ray: Ray | None) -> Click:
         if ray is None:
@@ -175,10 +174,23 @@ class Workspace:
             self.known[kind] = dict(zip(shown, clicks, strict=True))
 
 
-def _positive_first(clicks: list[Click]) -> tuple[Click, ...]:
-    """An object begins with a positive click, also after its first one was deleted."""
-    first = next((n for n, click in enumerate(clicks) if click.positive), 0)
-    return (*clicks[first : first + 1], *clicks[:first], *clicks[first + 1 :])
+def _in_order(before: Prompts, becomes: dict[Click, Click], new: list[Click]) -> Prompts:
+    """Clicks in the place of those they become, then the new ones; one that is moved comes after any paint."""
+    paint = max((n for n, prompt in enumerate(before) if isinstance(prompt, InitialMask)), default=-1)
+    kept: list[Prompt] = []
+    moved: list[Prompt] = []
+    for number, prompt in enumerate(before):
+        if not isinstance(prompt, Click):
+            kept.append(prompt)
+        elif prompt in becomes:
+            (moved if number < paint and becomes[prompt] != prompt else kept).append(becomes[prompt])
+    return _positive_first([*kept, *moved, *new])
+
+
+def _positive_first(prompts: list[Prompt]) -> Prompts:
+    """An object begins with paint or a positive click, also after its first one was deleted."""
+    first = next((n for n, prompt in enumerate(prompts) if not isinstance(prompt, Click) or prompt.positive), 0)
+    return (*prompts[first : first + 1], *prompts[:first], *prompts[first + 1 :])
 
 
 def _point_size(image: Image) -> float:

@@ -1,6 +1,7 @@
 """Clicks at one voxel size: windows of 1.5 mm that follow an object wherever it leaves them."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -133,7 +134,7 @@ class FollowingSolver(Solver):
             share = extract_crop(mask, self.predictor.grid, start, canvas.size)
             cells = share.reshape((canvas.cells, canvas.stride) * 3).mean(axis=(1, 3, 5))
             canvas = canvas.with_window(Window(start, _logits_of(cells), prompted=True))
-        return canvas
+        return replace(canvas, given=prompt.patch)
 
     def _cover(self, prompt: InitialMask) -> list[Index3]:
         """Starts of windows, half a window apart, that cover the box of a mask."""

@@ -5,7 +5,7 @@ import numpy.typing as npt
 
 from backend.errors import ErrorCode, SamMed3DError
 from backend.inference.canvas import EMPTY_PATCH, MaskPatch
-from backend.inference.prompts import History, Prompts
+from backend.inference.prompts import History, InitialMask, Prompts
 
 LABEL_DTYPE = np.uint16
 
@@ -64,6 +64,25 @@ class LabelMap:
     def settle(self) -> None:
         """Take the open object's mask, as it is, for the answer to its prompts, as they are."""
         self._answered[self.current] = self.history.prompts
+
+    def keep_paint(self) -> None:
+        """Make what somebody painted in the open object a prompt: it stays when others follow, and can be undone.
+
+        Unless nobody did, or all was erased, or the mask was not the answer to the prompts anyhow.
+        """
+        if self.answered and self._repainted():
+            self.history.add(InitialMask(self.array == self.current))
+            self.settle()
+
+    def _repainted(self) -> bool:
+        """Whether the open object is neither empty nor what was shown of it, as far as other objects leave it free."""
+        if not self.painted or not self._has_voxels():
+            return False
+        shown = self._shown.get(self.current, EMPTY_PATCH)
+        box = self.array[shown.slices]
+        own = box == self.current
+        free = own | (box == 0)
+        return bool((own != (shown.mask & free)).any() or np.count_nonzero(self.array == self.current) > own.sum())
 
     def _box(self) -> npt.NDArray[np.uint16]:
         """The part of the array in which voxels of the open object are."""

@@ -1,13 +1,14 @@
 """What a person can say about an object, and the undoable list of it. No torch here: the GUI thread uses this."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from backend.errors import ErrorCode, SamMed3DError
 from backend.geometry import check_inside
+from backend.inference.canvas import EMPTY_PATCH, MaskPatch
 from backend.volume import Volume
 
 Point = tuple[float, float, float]
@@ -29,11 +30,31 @@ class Box:
     opposite: Point
 
 
-@dataclass(frozen=True, eq=False)
 class InitialMask:
-    """A first guess of the object: bool, on the volume's grid, shape (X, Y, Z)."""
+    """A guess of the object, in the place of all prompts before it. Only the box that holds it is kept.
 
-    mask: npt.NDArray[np.bool_] = field(repr=False)
+    Args:
+        mask: bool, on the volume's grid, (X, Y, Z); copied.
+    """
+
+    def __init__(self, mask: npt.NDArray[np.bool_]) -> None:
+        self.shape = mask.shape
+        self.patch = EMPTY_PATCH
+        if mask.ndim == 3 and mask.any():
+            x, y, z = (slice(int(span[0]), int(span[-1]) + 1) for span in _spans(mask))
+            self.patch = MaskPatch((x.start, y.start, z.start), mask[x, y, z].copy())
+
+    @property
+    def mask(self) -> npt.NDArray[np.bool_]:
+        """All of it (X, Y, Z), made anew."""
+        mask = np.zeros(self.shape, dtype=bool)
+        mask[self.patch.slices] = self.patch.mask
+        return mask
+
+
+def _spans(mask: npt.NDArray[np.bool_]) -> list[npt.NDArray[np.intp]]:
+    """Where it is along each axis."""
+    return [np.flatnonzero(mask.any(axis=tuple({0, 1, 2} - {axis}))) for axis in range(3)]
 
 
 Prompt = Click | Box | InitialMask
@@ -51,10 +72,10 @@ def check_prompt(volume: Volume, prompt: Prompt) -> None:
     elif isinstance(prompt, Box):
         check_inside(volume, prompt.corner)
         check_inside(volume, prompt.opposite)
-    elif prompt.mask.shape != volume.shape or not prompt.mask.any():
+    elif prompt.shape != volume.shape or not prompt.patch.mask.any():
         raise SamMed3DError(
             ErrorCode.PROMPT_INVALID,
-            f"The initial mask has shape {prompt.mask.shape} and {int(prompt.mask.sum())} voxels set, "
+            f"The initial mask has shape {prompt.shape} and {int(prompt.patch.mask.sum())} voxels set, "
             f"but the volume has shape {volume.shape}.",
             "Give a mask on the volume's own grid with at least one voxel set.",
         )
@@ -74,8 +95,7 @@ def ends_of(prompt: Box | InitialMask) -> tuple[Point, Point]:
     """Two opposite corners of a box, or the first and the last voxel index of a mask along each axis."""
     if isinstance(prompt, Box):
         return prompt.corner, prompt.opposite
-    spans = [np.flatnonzero(prompt.mask.any(axis=tuple({0, 1, 2} - {axis}))) for axis in range(3)]
-    (x0, x1), (y0, y1), (z0, z1) = ((float(s[0]), float(s[-1])) for s in spans)
+    (x0, x1), (y0, y1), (z0, z1) = ((float(side.start), float(side.stop - 1)) for side in prompt.patch.slices)
     return (x0, y0, z0), (x1, y1, z1)
 
 

@@ -7,7 +7,7 @@ import numpy as np
 from scipy import ndimage
 
 from backend.geometry import extract_crop
-from backend.inference.canvas import EMPTY_PATCH, Canvas, Floats, MaskPatch, Window
+from backend.inference.canvas import EMPTY_PATCH, Canvas, Floats, Window
 from backend.inference.predictor import Predictor, spacing_of
 from backend.inference.prompts import Click, InitialMask, Point, Prompt, Prompts, centre_of, check_prompt, ends_of
 from backend.inference.retouch import edited, innermost, retouched
@@ -225,9 +225,7 @@ class ZoomingSolver(Solver):
         mask = Volume(prompt.mask, self.predictor.volume.affine)
         grid = self.predictor.grid_at(view.level)
         share = extract_crop(mask, grid, view.start, self._views.size, average=True)
-        x, y, z = (slice(int(first), int(last) + 1) for first, last in zip(*ends_of(prompt), strict=True))
-        given = MaskPatch((x.start, y.start, z.start), prompt.mask[x, y, z])
-        return replace(self._canvas(view, MASK_LOGIT * (2 * share - 1)), given=given)
+        return replace(self._canvas(view, MASK_LOGIT * (2 * share - 1)), given=prompt.patch)
 
 
 def _middle(points: Points) -> Points:

@@ -340,16 +340,39 @@ def test_a_failed_save_is_one_message(window: Window, phantom: Phantom, tmp_path
         window.qtbot.waitUntil(lambda: "There is no folder" in window.controller.message)
 
 
-def test_painting_the_open_object_goes_with_the_next_answer(window: Window, phantom: Phantom) -> None:
+def test_paint_on_the_open_object_stays_and_can_be_undone(window: Window, phantom: Phantom) -> None:
     window.open(phantom.volume)
     segment(window, phantom, "liver")
     answer = window.mask().copy()
+    window.controller.workspace.labels.paint((2, 2, 2), 1)
+    painted = window.mask().copy()
+    assert painted.sum() > answer.sum()
+    for change, expected in (
+        (window.controller.undo, answer),
+        (window.controller.redo, painted),
+        (window.controller.run, painted),
+        (window.controller.reset, np.zeros_like(answer)),
+        (window.controller.undo, painted),
+    ):
+        change()
+        window.wait_idle()
+        assert np.array_equal(window.mask(), expected)
+
+
+def test_the_model_that_comes_along_corrects_what_was_painted(window: Window, phantom: Phantom) -> None:
+    window.open(phantom.volume)
+    window.controller.use_model(ModelChoice("compact", "cpu"))
+    segment(window, phantom, "liver")
     labels = window.controller.workspace.labels
+    answer = window.mask().copy()
     labels.paint((2, 2, 2), 1)
-    assert window.mask().sum() > answer.sum()
-    window.push("run")
+    dot = window.mask() & ~answer
+    window.click(world_of(window, phantom.middle_of("spleen")))
     window.wait_idle()
-    assert np.array_equal(window.mask(), answer)
+    both = window.mask()
+    assert both[dot].all()
+    assert (both & answer).sum() > 0.99 * answer.sum()
+    assert both[phantom.middle_of("spleen")]
 
 
 def test_a_volume_too_large_for_a_label_map_is_refused(window: Window) -> None:

@@ -3,7 +3,7 @@
 import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -12,9 +12,10 @@ from scipy.spatial.transform import Rotation
 from torch import Tensor
 from torch.nn import functional
 
+from backend.inference.canvas import Canvas
 from backend.inference.engine import Engine
 from backend.inference.predictor import Predictor
-from backend.inference.prompts import Prompt
+from backend.inference.prompts import InitialMask, Prompt
 from backend.inference.solver import Solver
 from backend.inference.solvers import make_solver
 from backend.volume import Affine, Volume
@@ -106,7 +107,17 @@ def solver(model: FakeModel, volume: Volume, *, extend: bool = False) -> Solver:
 
 def painted(solver: Solver, prompts: Iterable[Prompt]) -> npt.NDArray[np.bool_]:
     """The object of the prompts on the whole volume."""
-    patch = solver.predictor.paint(solver.final(tuple(prompts)))
+    return shown(solver, solver.final(tuple(prompts)))
+
+
+def seen_by_the_network(solver: Solver, mask: InitialMask) -> npt.NDArray[np.bool_]:
+    """What is left of a mask in the logits that the next click begins from, on the whole volume."""
+    return shown(solver, replace(solver.final((mask,)), given=None))
+
+
+def shown(solver: Solver, canvas: Canvas) -> npt.NDArray[np.bool_]:
+    """A canvas on the whole volume."""
+    patch = solver.predictor.paint(canvas)
     mask = np.zeros(solver.predictor.volume.shape, dtype=bool)
     mask[patch.slices] = patch.mask
     return mask

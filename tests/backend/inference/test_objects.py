@@ -4,7 +4,7 @@ import pytest
 from backend.errors import ErrorCode, SamMed3DError
 from backend.inference.canvas import EMPTY_PATCH, MaskPatch
 from backend.inference.objects import LabelMap
-from backend.inference.prompts import Click
+from backend.inference.prompts import Click, InitialMask
 
 
 def cube(first: int, size: int = 4) -> MaskPatch:
@@ -142,3 +142,48 @@ def test_labels_end() -> None:
     with pytest.raises(SamMed3DError, match="65535 labels"):
         objects.accept()
     assert objects.current == 65_535
+
+
+def paint(objects: LabelMap, voxel: tuple[int, int, int], label: int) -> None:
+    """As a person in the Labels layer."""
+    objects.array[voxel] = label
+    objects.painted = True
+
+
+@pytest.mark.parametrize(("voxel", "label"), [((11, 0, 0), 3), ((9, 9, 9), 0)], ids=["added", "erased"])
+def test_paint_is_kept_as_a_prompt_and_once(voxel: tuple[int, int, int], label: int) -> None:
+    objects = two_objects()
+    objects.history.add(Click((8, 8, 8)))
+    objects.show(cube(8))
+    objects.settle()
+    paint(objects, voxel, label)
+    for _ in range(2):
+        objects.keep_paint()
+        click, kept = objects.history.prompts
+        assert click == Click((8, 8, 8))
+        assert isinstance(kept, InitialMask)
+        np.testing.assert_array_equal(kept.mask, objects.array == 3)
+        assert objects.answered
+        objects.show(kept.patch)  # its answer
+        objects.settle()
+    objects.history.undo()
+    assert objects.history.prompts == (click,)
+
+
+def test_what_was_not_painted_is_no_prompt() -> None:
+    objects = two_objects()
+    objects.reopen(2)  # a part of its box is the first one's
+    assert objects.painted
+    objects.keep_paint()
+    assert len(objects.history.prompts) == 1
+    objects.array[objects.array == 2] = 0  # all erased
+    objects.keep_paint()
+    assert len(objects.history.prompts) == 1
+
+
+def test_paint_before_the_answer_came_goes_with_it() -> None:
+    objects = LabelMap((12, 12, 12))
+    objects.history.add(Click((2, 2, 2)))
+    paint(objects, (5, 5, 5), 1)
+    objects.keep_paint()
+    assert objects.history.prompts == (Click((2, 2, 2)),)

@@ -93,3 +93,13 @@ def test_removing_a_prompt_that_is_not_there_is_refused() -> None:
         with pytest.raises(SamMed3DError) as caught:
             history.remove(index)
         assert caught.value.code == ErrorCode.PROMPT_INVALID
+
+
+def test_an_initial_mask_is_a_copy_of_the_box_that_holds_it() -> None:
+    mask = np.zeros((30, 40, 50), dtype=bool)
+    mask[3:6, 7, 20:24] = True
+    prompt, expected = InitialMask(mask), mask.copy()
+    mask[:] = True
+    np.testing.assert_array_equal(prompt.mask, expected)
+    assert prompt.patch.mask.nbytes == 12
+    assert prompt.shape == mask.shape

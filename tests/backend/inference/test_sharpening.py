@@ -3,7 +3,7 @@
 import numpy as np
 import numpy.typing as npt
 import pytest
-from fakes import Call, FakeModel, Floats, dice, painted, solver
+from fakes import Call, FakeModel, Floats, dice, painted, shown, solver
 from scipy import ndimage
 
 from backend.inference.canvas import Canvas, Window
@@ -49,13 +49,6 @@ def rough_and_final(answers: Solver, prompts: Prompts) -> tuple[Canvas, Canvas]:
     return steps[0], steps[-1]
 
 
-def mask_of(answers: Solver, canvas: Canvas) -> npt.NDArray[np.bool_]:
-    patch = answers.predictor.paint(canvas)
-    mask = np.zeros(SHAPE, dtype=bool)
-    mask[patch.slices] = patch.mask
-    return mask
-
-
 @pytest.mark.parametrize("flips", [(1, 1, 1), (-1, -1, 1), (1, -1, -1)])
 def test_the_border_becomes_finer(flips: tuple[int, int, int]) -> None:
     """Seen at 4 mm a ball with notches of 4 mm has lost them; seen anew, they are there."""
@@ -66,7 +59,7 @@ def test_the_border_becomes_finer(flips: tuple[int, int, int]) -> None:
     rough, final = rough_and_final(answers, CLICKS)
     assert final.finer is not None
     assert spacing_of(final.finer.level) == pytest.approx(spacing_of(rough.level) / 2)
-    before, after = (dice(mask_of(answers, canvas), truth) for canvas in (rough, final))
+    before, after = (dice(shown(answers, canvas), truth) for canvas in (rough, final))
     assert after > before + 0.02
     assert after > 0.95
 
@@ -79,7 +72,7 @@ def test_before_its_windows_were_seen_an_object_is_as_it_was() -> None:
     assert [step.looks for step in steps] == list(range(1, len(steps) + 1))
     assert 2 < len(steps) <= 1 + MOST_WINDOWS
     for step in steps:
-        assert dice(mask_of(answers, step), truth) > 0.9
+        assert dice(shown(answers, step), truth) > 0.9
 
 
 def test_who_is_interrupted_goes_on_where_he_was() -> None:
@@ -145,7 +138,7 @@ def test_a_click_after_it_starts_from_the_wide_window() -> None:
     again, _ = rough_and_final(answers, more)
     assert again.level == rough.level
     assert again.windows[0].start == rough.windows[0].start
-    assert painted(answers, CLICKS).sum() == mask_of(answers, final).sum()  # undo
+    assert painted(answers, CLICKS).sum() == shown(answers, final).sum()  # undo
 
 
 def test_pieces_that_were_not_there_do_not_come() -> None:
@@ -168,7 +161,7 @@ def test_the_same_clicks_have_the_same_answer_at_any_pace() -> None:
     patient.final(CLICKS)
     asked = [answers.final(more) for answers in (hasty, patient, solver(Lit(), volume, extend=True))]
     for answer in asked:
-        np.testing.assert_array_equal(mask_of(patient, answer), mask_of(patient, asked[0]))
+        np.testing.assert_array_equal(shown(patient, answer), shown(patient, asked[0]))
 
 
 def test_the_next_answer_begins_from_what_was_seen_last() -> None:

@@ -5,7 +5,19 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from fakes import ORIENTATIONS, Ball, Call, FakeModel, Floats, dice, noise, painted, solver, tilted_affine
+from fakes import (
+    ORIENTATIONS,
+    Ball,
+    Call,
+    FakeModel,
+    Floats,
+    dice,
+    noise,
+    painted,
+    seen_by_the_network,
+    solver,
+    tilted_affine,
+)
 from scipy import ndimage
 
 from backend.geometry import to_world
@@ -273,6 +285,7 @@ def test_an_initial_mask_comes_back_and_clicks_start_from_it() -> None:
     model = Lit()
     answers = solver(model, volume, extend=False)
     np.testing.assert_array_equal(painted(answers, (InitialMask(truth),)), truth)
+    assert dice(seen_by_the_network(answers, InitialMask(truth)), truth) > 0.95
     assert not model.calls
     answers.final((InitialMask(truth), Click(middle(volume))))
     assert model.calls[0].labels == [1]
