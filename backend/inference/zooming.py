@@ -28,8 +28,6 @@ CUT_OFF = 0.1
 LOOKS = 4
 # Beside a click there must be so many voxels of its window.
 MARGIN = 2
-# Clicks before its border is worth a closer look.
-LEAST_CLICKS = 2
 # By which share of its window an object goes on beyond a face, at a guess.
 GOES_ON = 0.25
 
@@ -39,7 +37,8 @@ class ZoomingSolver(Solver):
 
     A click is answered in a window of a first guess. Where the object is small in it, or a negative click says that it
     must be, the window becomes finer, where it touches the faces wider, and the click is answered again; the answer
-    that heeds the clicks best stays. Later clicks keep the window for as long as the object fits.
+    that heeds the clicks best stays. Later clicks keep the window for as long as the object fits. The border of a large
+    object is then seen anew in finer windows around it, and the next click begins from that.
     An initial mask is trusted: clicks after it change what is around them, in a window that holds all of it.
     A box is taken as a click at its centre and as the size of the window.
     """
@@ -110,7 +109,7 @@ class ZoomingSolver(Solver):
     def _sharpened(self, canvas: Canvas, prompts: Prompts) -> Iterator[Canvas]:
         """See the border of a large object anew, in finer windows around it, as far as that was not done."""
         given = any(isinstance(prompt, InitialMask) for prompt in prompts)  # which is trusted
-        if not self.extend or given or len(prompts) < LEAST_CLICKS:
+        if not self.extend or given:
             return
         finer = canvas.finer or finer_windows(self._views, canvas)
         for window in finer.windows if finer else ():

@@ -93,12 +93,11 @@ def test_who_is_interrupted_goes_on_where_he_was() -> None:
 @pytest.mark.parametrize(
     ("prompts", "extend", "radius"),
     [
-        (CLICKS[:1], True, 40),  # a first answer may be of something else
         (CLICKS, False, 40),
         ((InitialMask(ball(40)), CLICKS[0]), True, 40),  # a mask that was given is trusted
         (CLICKS, True, 20),  # is seen at 1.5 mm already
     ],
-    ids=["first click", "no extend", "initial mask", "small"],
+    ids=["no extend", "initial mask", "small"],
 )
 def test_it_stays_as_it_is(prompts: Prompts, extend: bool, radius: float) -> None:
     answers = solver(Lit(), bright(ball(radius)), extend=extend)
