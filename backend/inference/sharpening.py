@@ -12,8 +12,8 @@ from backend.inference.views import Bools, Points, View, Views, view_of
 FINER, FINEST = 2, 0
 # At half the voxel size an object that fits its window needs two an axis.
 MOST_WINDOWS = 8
-# Voxels of which windows overlap, and reach at least beyond the object as it was found.
-OVERLAP, MARGIN = 8, 1
+# Voxels of which windows at least overlap, and reach beyond the object as it was found.
+OVERLAP, MARGIN = 8, 4
 
 
 def finer_windows(views: Views, canvas: Canvas) -> Canvas | None:
@@ -44,11 +44,11 @@ def _tiles(views: Views, ends: Points, level: int) -> list[View]:
 
 
 def _starts(low: float, high: float, size: int) -> list[int]:
-    """First voxels of the windows that cover `low` to `high`, in the middle of what they cover."""
-    step = size - OVERLAP
-    count = max(1, int(np.ceil((high - low - OVERLAP) / step)))
-    first = (low + high - count * step - OVERLAP) / 2
-    starts: list[int] = np.rint(first + step * np.arange(count)).astype(int).tolist()
+    """First voxels of windows from `low` to `high`; of several, that overlap as much as they can."""
+    count = max(1, int(np.ceil((high - low - OVERLAP) / (size - OVERLAP))))
+    if count == 1:
+        return [round((low + high - size) / 2)]
+    starts: list[int] = np.rint(np.linspace(low, high - size, count)).astype(int).tolist()
     return starts
 
 
