@@ -14,6 +14,9 @@ FINER, FINEST = 2, 0
 MOST_WINDOWS = 8
 # Voxels of which windows at least overlap, and reach beyond the object as it was found.
 OVERLAP, MARGIN = 8, 4
+# They start at multiples of so many, so that most are the same after the next click. No more than what they overlap by,
+# and half of it no more than the margin.
+STEP = 8
 
 
 def finer_windows(views: Views, canvas: Canvas) -> Canvas | None:
@@ -46,10 +49,8 @@ def _tiles(views: Views, ends: Points, level: int) -> list[View]:
 def _starts(low: float, high: float, size: int) -> list[int]:
     """First voxels of windows from `low` to `high`; of several, that overlap as much as they can."""
     count = max(1, int(np.ceil((high - low - OVERLAP) / (size - OVERLAP))))
-    if count == 1:
-        return [round((low + high - size) / 2)]
-    starts: list[int] = np.rint(np.linspace(low, high - size, count)).astype(int).tolist()
-    return starts
+    ends = [(low + high - size) / 2] if count == 1 else np.linspace(low, high - size, count)
+    return sorted({STEP * round(float(start) / STEP) for start in ends})
 
 
 def without_islands(logits: Floats, before: Bools) -> Floats:

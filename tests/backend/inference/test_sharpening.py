@@ -11,7 +11,7 @@ from scipy import ndimage
 from backend.inference.canvas import Canvas, Window
 from backend.inference.predictor import spacing_of
 from backend.inference.prompts import Click, InitialMask, Prompts
-from backend.inference.sharpening import FINEST, MOST_WINDOWS, OVERLAP, _starts, finer_windows, without_islands
+from backend.inference.sharpening import FINEST, MARGIN, MOST_WINDOWS, _starts, finer_windows, without_islands
 from backend.inference.solver import Solver
 from backend.inference.views import Views, view_of
 from backend.volume import Volume
@@ -180,10 +180,21 @@ def test_the_next_answer_begins_from_what_was_seen_last() -> None:
     assert (previous == known)[np.abs(ndimage.gaussian_filter(known, 3)) > 3.9].all()
 
 
-@pytest.mark.parametrize(("extent", "count"), [(40, 1), (64, 1), (65, 2), (120, 2), (121, 3)])
-def test_no_more_windows_than_it_takes(extent: int, count: int) -> None:
-    starts = _starts(100, 100 + extent, SIZE)
+@pytest.mark.parametrize(("extent", "count"), [(40, 1), (64, 1), (78, 2), (120, 2), (121, 3)])
+@pytest.mark.parametrize("low", [-7, 100, 104])
+def test_no_more_windows_than_it_takes(low: int, extent: int, count: int) -> None:
+    starts = _starts(low, low + extent, SIZE)
     assert len(starts) == count
-    assert starts[0] <= 100
-    assert starts[-1] + SIZE >= 100 + extent
-    assert all(later - earlier <= SIZE - OVERLAP for earlier, later in pairwise(starts))
+    assert starts[0] <= low + MARGIN
+    assert starts[-1] + SIZE >= low + extent - MARGIN
+    assert all(later - earlier <= SIZE for earlier, later in pairwise(starts))
+
+
+def test_the_next_click_finds_most_windows_known() -> None:
+    model = Lit()
+    answers = solver(model, bright(ball(40)), extend=True)
+    answers.final(CLICKS)
+    known, asked = model.embedded, len(model.calls)
+    answers.final((*CLICKS, Click((59.0, 56.0, 70.0))))
+    assert len(model.calls) > asked + 2
+    assert model.embedded == known
