@@ -108,12 +108,12 @@ class ZoomingSolver(Solver):
 
     def _sharpened(self, canvas: Canvas, prompts: Prompts) -> Iterator[Canvas]:
         """See the border of a large object anew, in finer windows around it, as far as that was not done."""
-        given = any(isinstance(prompt, InitialMask) for prompt in prompts)  # which is trusted
-        if not self.extend or given:
+        trusted = any(isinstance(prompt, InitialMask) for prompt in prompts)
+        finer = (canvas.finer or finer_windows(self._views, canvas)) if self.extend and not trusted else None
+        if finer is None:
             return
-        finer = canvas.finer or finer_windows(self._views, canvas)
-        for window in finer.windows if finer else ():
-            if finer and not window.prompted:
+        for window in finer.windows:
+            if not window.prompted:
                 logits = self._look_inside(View(finer.level, window.start), replace(canvas, finer=None), prompts)
                 sharp = Window(window.start, without_islands(logits, window.logits > 0), prompted=True)
                 finer = finer.with_window(sharp)
