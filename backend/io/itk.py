@@ -1,8 +1,9 @@
 """NRRD and MetaImage: the geometry by SimpleITK, the voxels by `payload`, since ITK accepts truncated ones silently."""
 
+import re
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -14,6 +15,7 @@ from backend.errors import ErrorCode, SamMed3DError, SamMed3DWarning
 from backend.io.faults import foreign, unsupported
 from backend.io.guard import MAX_DEFLATE_RATIO, check_present, check_voxels
 from backend.io.payload import Inflated, Layout, read_frame
+from backend.io.units import MM_PER_UNIT
 from backend.volume import Affine, Source, Volume
 
 _DTYPES = {
@@ -28,12 +30,13 @@ _RESAVE = "Open it in 3D Slicer or ITK-SNAP and save it again as .nii.gz."
 
 @dataclass(frozen=True)
 class _Payload:
-    """Where the voxels are: file, offset, whether deflated, and whether big-endian."""
+    """Where the voxels are: file, offset, whether deflated, whether big-endian; and mm per unit of the geometry."""
 
     path: Path
     offset: int
     compressed: bool
     big_endian: bool
+    mm_per_unit: float = 1.0
 
 
 def read(path: Path, frame: int | None) -> Volume:
@@ -50,7 +53,9 @@ def read(path: Path, frame: int | None) -> Volume:
     with payload.path.open("rb") as file:
         file.seek(payload.offset)
         array = read_frame(Inflated(file) if payload.compressed else file, payload.path, layout, frame)
-    return Volume(array, _affine(reader), Source(path, "nrrd" if is_nrrd else "metaimage"))
+    affine = _affine(reader)
+    affine[:3] *= payload.mm_per_unit
+    return Volume(array, affine, Source(path, "nrrd" if is_nrrd else "metaimage"))
 
 
 def write(path: Path, mask: npt.NDArray[Any], volume: Volume) -> None:
@@ -118,7 +123,23 @@ def _nrrd_payload(path: Path) -> _Payload:
     _warn_of_unknown_spacing(path, fields, ("space directions", "spacings"))
     big_endian = fields.get("endian", "").lower() == "big"
     detached = fields.get("data file", fields.get("datafile"))
-    return _located(path, detached, offset, encoding != "raw", big_endian)
+    payload = _located(path, detached, offset, encoding != "raw", big_endian)
+    return replace(payload, mm_per_unit=_nrrd_unit(path, fields.get("space units", fields.get("units", ""))))
+
+
+def _nrrd_unit(path: Path, field: str) -> float:
+    """Return the mm per unit of the axes in space; frames, which may be listed too, have another unit or none."""
+    units = {unit.lower() for unit in re.findall(r'"([^"]*)"', field)}
+    known = {MM_PER_UNIT[unit] for unit in units if unit in MM_PER_UNIT}
+    if len(known) == 1:
+        return known.pop()
+    if units:
+        warnings.warn(
+            f"{path}: voxel size in units that are not known or not the same along all axes ({field}); taken as mm.",
+            SamMed3DWarning,
+            stacklevel=2,
+        )
+    return 1.0
 
 
 def _meta_payload(path: Path) -> _Payload:

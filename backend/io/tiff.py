@@ -18,6 +18,7 @@ from backend.geometry import plain_order
 from backend.io.faults import corrupt, foreign
 from backend.io.guard import check_memory, check_present, check_voxels, frame_index
 from backend.io.payload import inflated_size
+from backend.io.units import MM_PER_UNIT
 from backend.volume import Affine, Source, Volume
 
 _MAGICS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
@@ -25,10 +26,6 @@ _DEFLATE = (8, 32946)  # values of the tag Compression: Adobe's and the older on
 _UNCOMPRESSED = 1
 _DESCRIPTION = 270  # the tag ImageDescription
 _BUILT_IN = (_UNCOMPRESSED, *_DEFLATE, 32773)  # decoded by tifffile alone; the last is PackBits
-_MM_PER_UNIT = {
-    **{"nm": 1e-6, "mm": 1.0, "cm": 10.0, "m": 1e3, "in": 25.4, "inch": 25.4},
-    **dict.fromkeys(("um", "\u00b5m", "\u03bcm", "micron", "microns", "micrometer"), 1e-3),
-}
 _MM_PER_RESOLUTION_UNIT = {2: 25.4, 3: 10.0}  # inch and centimetre; 1 means no unit
 
 _Spacing = tuple[float | None, float | None, float | None]  # mm along (x, y, z); None where the file does not say
@@ -196,7 +193,7 @@ def _spacing(tif: Any) -> _Spacing:
         return _ome_spacing(tif.ome_metadata)
     x, y = (_pixel_size(tif.pages[0].tags.get(f"{axis}Resolution")) for axis in "XY")
     if tif.imagej_metadata:
-        unit = _MM_PER_UNIT.get(str(tif.imagej_metadata.get("unit", "")).replace("\\u00B5", "\u00b5").lower())
+        unit = MM_PER_UNIT.get(str(tif.imagej_metadata.get("unit", "")).replace("\\u00B5", "\u00b5").lower())
         return _in_mm(x, unit), _in_mm(y, unit), _in_mm(tif.imagej_metadata.get("spacing"), unit)
     tag = tif.pages[0].tags.get("ResolutionUnit")
     unit = _MM_PER_RESOLUTION_UNIT.get(int(tag.value)) if tag else None
@@ -208,7 +205,7 @@ def _ome_spacing(text: str) -> _Spacing:
     if pixels is None:
         return None, None, None
     sizes = (pixels.get(f"PhysicalSize{axis}") for axis in "XYZ")
-    units = (_MM_PER_UNIT.get(pixels.get(f"PhysicalSize{axis}Unit", "um")) for axis in "XYZ")
+    units = (MM_PER_UNIT.get(pixels.get(f"PhysicalSize{axis}Unit", "um")) for axis in "XYZ")
     x, y, z = map(_in_mm, sizes, units)
     return x, y, z
 

@@ -62,6 +62,30 @@ def test_the_space_of_a_nrrd_is_honoured(tmp_path):
     np.testing.assert_allclose(read_volume(path).affine, expected)
 
 
+@pytest.mark.parametrize(("unit", "mm"), [("mm", 1), ("um", 1e-3), ("\u00b5m", 1e-3), ("microns", 1e-3), ("cm", 10)])
+def test_the_units_of_a_nrrd_are_honoured(tmp_path, unit, mm):
+    path = tmp_path / "a.nrrd"
+    path.write_bytes(samples.nrrd(space_units=" ".join(3 * [f'"{unit}"'])))
+    volume = read_volume(path)
+    np.testing.assert_allclose(volume.spacing, np.multiply((0.5, 0.75, 2), mm))
+    np.testing.assert_allclose(volume.affine[:3, 3], np.multiply((-1, -2, 3), mm))
+
+
+def test_the_units_of_a_nrrd_without_orientation_are_honoured(tmp_path):
+    path = tmp_path / "a.nrrd"
+    spacings = {"space": None, "space_directions": None, "space_origin": None, "spacings": "500 750 2000"}
+    path.write_bytes(samples.nrrd(**spacings, units='"um" "um" "um"'))
+    np.testing.assert_allclose(read_volume(path).spacing, (0.5, 0.75, 2))
+
+
+@pytest.mark.parametrize("units", ['"ell" "ell" "ell"', '"mm" "mm" "um"'])
+def test_unknown_units_of_a_nrrd_are_told(tmp_path, units):
+    path = tmp_path / "a.nrrd"
+    path.write_bytes(samples.nrrd(space_units=units))
+    with pytest.warns(SamMed3DWarning, match="taken as mm"):
+        assert read_volume(path).spacing == (0.5, 0.75, 2)
+
+
 def test_carriage_returns_in_a_nrrd_header(tmp_path):
     head, data = samples.nrrd().split(b"\n\n", 1)
     path = tmp_path / "a.nrrd"
