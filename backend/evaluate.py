@@ -1,7 +1,7 @@
 """Measure models by simulated clicks: `python -m backend.evaluate --model M --data INDEX_OR_FOLDER --clicks 1 3 5`.
 
 Several --model give one comparison; differences are to the first. A run that was stopped goes on where it was if
-it is given the same --out.
+it is given the same --out, with the same data, settings, weights and code.
 """
 
 import argparse

@@ -22,6 +22,9 @@ from backend.evaluation.targets import Case, OpenCase, Target, choose_targets, r
 from backend.models import zoo
 from backend.volume import Volume
 
+SOURCE = Path(__file__).parents[1]
+"""The folder of the backend's code."""
+
 
 def evaluate(cases: Sequence[Case], settings: Settings, out: Path, jobs: int = 1) -> Iterator[CaseResult]:
     """Measure every case, keeping each result in `out` as soon as it is there; those that are there already first.
@@ -37,8 +40,9 @@ def evaluate(cases: Sequence[Case], settings: Settings, out: Path, jobs: int = 1
     """
     segmenters(settings)  # a model that is not there should stop the run now, not fail every case
     todo: list[tuple[Case, str]] = []
+    common = (*_weights(settings), *SOURCE.rglob("*.py"))  # what another version measured is not mixed with this one's
     for case in cases:
-        stamp = stamp_of(settings, (*case.files, *_weights(settings)))
+        stamp = stamp_of(settings, (*case.files, *common))
         known = load_result(out, case.name, stamp)
         if known is None:
             todo.append((case, stamp))

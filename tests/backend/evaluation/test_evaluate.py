@@ -166,7 +166,9 @@ def test_model_that_is_not_there_stops_the_run(
     assert not (data.parent / "out" / "report.json").exists()
 
 
-def test_stopped_run_goes_on(data: Path, made: dict[str, Segmenter], capsys: pytest.CaptureFixture[str]) -> None:
+def test_stopped_run_goes_on(
+    data: Path, made: dict[str, Segmenter], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     perfect = made["perfect"]
     assert isinstance(perfect, Scripted)
     assert run(data, "--model", "perfect", "--limit", 2) == 0
@@ -179,13 +181,18 @@ def test_stopped_run_goes_on(data: Path, made: dict[str, Segmenter], capsys: pyt
     (data / "a" / "label.nii.gz").touch()
     assert run(data, "--model", "perfect", "--seed", 1) == 0  # one file was written again
     assert len(perfect.clicks) == 7
+    (tmp_path / "code").mkdir()
+    (tmp_path / "code" / "a.py").touch()
+    monkeypatch.setattr(runner, "SOURCE", tmp_path / "code")
+    assert run(data, "--model", "perfect", "--seed", 1) == 0  # other code
+    assert len(perfect.clicks) == 10
 
 
 def test_unreadable_result_is_measured_anew(data: Path) -> None:
     settings = Settings(models=("perfect",), clicks=(1,))
     (case, *_) = find_cases(data)
     out = data.parent / "out"
-    stamp = stamp_of(settings, case.files)
+    stamp = stamp_of(settings, (*case.files, *runner.SOURCE.rglob("*.py")))
     list(runner.evaluate([case], settings, out))
     assert isinstance(load_result(out, "a", stamp), CaseResult)
     (out / "cases" / "a.json").write_text('{"stamp": "')
