@@ -132,6 +132,7 @@ def _synthetic(
         config.labels,
         device,
         size_of=partial(config.crop_size, image_size),
+        clear_epochs=config.clear_epochs,
     )
     if not config.validation_samples:
         return training, None

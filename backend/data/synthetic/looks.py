@@ -23,11 +23,8 @@ LUNG, FAT, SOFT, CONTRAST, BONE = (-900.0, -650.0), (-120.0, -70.0), (0.0, 90.0)
 LEAST_UNSEEN, MOST_UNSEEN = 0.05, 0.5
 """The share of an object's border that may be with a neighbour of the same brightness."""
 
-UNSEEN_OFTEN = 0.25
+UNSEEN_OFTEN = 0.4
 """How often an object has such a neighbour, if one can be."""
-
-LEAST_TOUCHED = 0.02
-"""The share of an object's border from which on a neighbour must differ from it."""
 
 
 class Seen(NamedTuple):
@@ -37,11 +34,13 @@ class Seen(NamedTuple):
         labels: (S, S, S) uint8.
         mask: (S, S, S) bool, the object, which may have several labels.
         label: the one that the object ends with.
+        clear: no neighbour is given its brightness.
     """
 
     labels: Tensor
     mask: Tensor
     label: int
+    clear: bool
 
 
 Painter = Callable[[Seen, Chance], Tensor]
@@ -72,10 +71,10 @@ def _textured(labels: Tensor, means: Tensor, spread: float, chance: Chance) -> T
 
 
 def _neighbours_apart(seen: Seen, means: Tensor, least: float, lowest: float, chance: Chance) -> Tensor:
-    """Move the means of all that touches the object at least `least` from its label's, but not below `lowest`.
+    """Move the mean of the label at least `least` from that of what is around the object, but not below `lowest`.
 
-    At times one neighbour gets the same brightness instead. Where that is, the object's end cannot be seen, as that of
-    a liver at the heart or at a muscle.
+    At times one neighbour gets the same brightness. Where that is, the object's end cannot be seen, as that of a liver
+    at the heart or at a muscle.
     """
     coarse, mask = seen.labels[::2, ::2, ::2], seen.mask[::2, ::2, ::2]
     inside = (coarse == seen.label)[None, None].float()
@@ -88,12 +87,8 @@ def _neighbours_apart(seen: Seen, means: Tensor, least: float, lowest: float, ch
         darker = chance.maybe(0.5) and around - least >= lowest
         means[seen.label] = around + (-least if darker else least)
     shares = torch.bincount(neighbours, minlength=len(means)) / len(neighbours)
-    apart = means - means[seen.label]
-    below = (apart < 0) & (means[seen.label] - 1.5 * least >= lowest)
-    moved = means[seen.label] + torch.where(below, -least, least) * chance.vector(1, 1.5, len(means))
-    means = torch.where((shares > LEAST_TOUCHED) & (apart.abs() < least), moved, means)
     unseen = torch.nonzero((shares > LEAST_UNSEEN) & (shares < MOST_UNSEEN))[:, 0]
-    if len(unseen) and chance.maybe(UNSEEN_OFTEN):
+    if len(unseen) and chance.maybe(UNSEEN_OFTEN) and not seen.clear:
         jitter = chance.uniform(-0.3, 0.3) * least
         means[unseen[chance.integer(0, len(unseen) - 1)]] = means[seen.label] + jitter
     return means
