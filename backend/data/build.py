@@ -1,7 +1,6 @@
 """The datasets that a configuration asks for."""
 
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -125,15 +124,9 @@ def _synthetic(
 ) -> tuple[SampleDataset, SampleDataset | None]:
     from backend.data.synthetic.dataset import SyntheticDataset
 
-    training = SyntheticDataset(
-        image_size,
-        config.samples_per_epoch or 0,
-        seed,
-        config.labels,
-        device,
-        size_of=partial(config.crop_size, image_size),
-        clear_epochs=config.clear_epochs,
-    )
+    start = config.start_epochs, config.start_size
+    length = config.samples_per_epoch or 0
+    training = SyntheticDataset(image_size, length, seed, config.labels, device, start=start)
     if not config.validation_samples:
         return training, None
     # On the CPU: a GPU makes others, and the best weights are chosen among all validations.

@@ -68,10 +68,6 @@ class DataSection(Section):
         start_epochs: of a synthetic source, how many epochs have smaller crops, of which there are more in the same
             time; only networks that take any size of crop can do with them.
         start_size: voxels an axis of those crops.
-        start_full_every: of those epochs every so many-th has crops of the network's size all the same, or it would
-            learn what is true of small ones alone; 0 for none.
-        clear_epochs: of a synthetic source, how many epochs have objects that are easier to find: not tiny, and none
-            with a neighbour that is made to look the same.
         samples_per_epoch: of a synthetic source, or a random part of an index; None for the whole index.
         validation_samples: how many held-out masks a validation looks at.
         workers: processes that load samples, for each rank; 0 lets the rank load them itself, and make synthetic
@@ -88,8 +84,6 @@ class DataSection(Section):
     variants: int = Field(default=0, ge=0)
     start_epochs: int = Field(default=0, ge=0)
     start_size: int = Field(default=32, gt=0, multiple_of=8)
-    start_full_every: int = Field(default=0, ge=0)
-    clear_epochs: int = Field(default=0, ge=0)
     samples_per_epoch: int | None = Field(default=None, gt=0)
     validation_samples: int = Field(default=64, ge=0)
     workers: int = Field(default=4, ge=0)
@@ -103,20 +97,11 @@ class DataSection(Section):
             raise ValueError('source = "synthetic" is endless: it needs samples_per_epoch')
         if self.source == "index" and self.labels:
             raise ValueError('labels are for source = "synthetic"')
-        a_part = self.source == "index" and self.samples_per_epoch
-        if self.variants and (self.start_epochs or self.clear_epochs or a_part):
+        if self.variants and (self.start_epochs or (self.source == "index" and self.samples_per_epoch)):
             raise ValueError("variants repeat the first epochs, so start_epochs or a part of an index would never end")
-        if self.start_full_every and not self.start_epochs:
-            raise ValueError("start_full_every is of the start_epochs, of which there are none")
-        if self.source == "index" and (self.start_epochs or self.clear_epochs):
-            raise ValueError('start_epochs and clear_epochs are for source = "synthetic"')
+        if self.source == "index" and self.start_epochs:
+            raise ValueError('start_epochs are for source = "synthetic"')
         return self
-
-    def crop_size(self, full: int, epoch: int) -> int:
-        """Voxels an axis of the training crops of an epoch, of a network that is made for `full`."""
-        every = self.start_full_every
-        small = epoch < self.start_epochs and not (every and (epoch + 1) % every == 0)
-        return self.start_size if small else full
 
 
 class ClickSection(Section):

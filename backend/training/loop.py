@@ -174,7 +174,8 @@ class Run:
 
     def _flops_per_sample(self) -> float:
         """Of the crops that are learned from now."""
-        return self._flops[self._config.data.crop_size(self._image_size, self._counters.epoch)]
+        data = self._config.data
+        return self._flops[data.start_size if self._counters.epoch < data.start_epochs else self._image_size]
 
     def _validate_if_due(self) -> None:
         """Validate before the first epoch, after the last, and every so many between, unless that is done already."""

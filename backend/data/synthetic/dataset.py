@@ -1,6 +1,6 @@
 """Synthetic volumes as a dataset that is made while it is read."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -20,8 +20,7 @@ class SyntheticDataset:
         seed: of everything.
         labels: label-map files, or folders of them, to take shapes from beside the procedural ones.
         device: where volumes are made; on a GPU read it in the training process itself, without workers.
-        size_of: voxels an axis of the crops of an epoch; None for `image_size` in each.
-        clear_epochs: in how many epochs, from the first, objects are clear.
+        start: how many epochs have crops of another size, and which.
     """
 
     def __init__(
@@ -32,14 +31,12 @@ class SyntheticDataset:
         labels: Iterable[Path] = (),
         device: str = "cpu",
         *,
-        size_of: Callable[[int], int] | None = None,
-        clear_epochs: int = 0,
+        start: tuple[int, int] = (0, 0),
     ) -> None:
         self.image_size = image_size
         self.seed = seed
         self._length = length
-        self._size_of = size_of
-        self._clear_epochs = clear_epochs
+        self._start = start
         self._labels = tuple(labels)
         self._device = torch.device(device)
         self._maps: list[list[LabelMap]] | None = None
@@ -53,7 +50,8 @@ class SyntheticDataset:
         if self._maps is None:  # read by each worker for itself, and not before it is needed
             self._maps = read_label_maps(self._labels, self._device) if self._labels else []
         seed = int(sample_rng(self.seed, Key(*key)).integers(2**62))
-        size = self._size_of(key[0]) if self._size_of else self.image_size
-        image, mask, _ = generate(seed, size, self._device, self._maps, clear=key[0] < self._clear_epochs)
+        start_epochs, start_size = self._start
+        size = start_size if key[0] < start_epochs else self.image_size
+        image, mask, _ = generate(seed, size, self._device, self._maps)
         normalised = torch.from_numpy(normalise_quietly(image.cpu().numpy()))
         return Sample(normalised[None].to(self._device), mask[None], torch.tensor(click_seed(self.seed, Key(*key))))

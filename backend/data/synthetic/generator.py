@@ -17,8 +17,6 @@ from backend.data.synthetic.shapes import add_gap, add_lesions, add_parts, scene
 # An object is at least and at most such a share of the crop: in a first window of 96 mm, the least is one of 0.9 ml; in
 # one that is larger than its window, a click has to fill the window.
 LEAST_SHARE = 0.001
-# Of a clear object.
-LEAST_CLEAR_SHARE = 0.003
 LARGEST_SHARE = 0.9
 # Scenes are drawn again until there is such an object; it takes more than two in one of a hundred.
 ATTEMPTS = 20
@@ -64,30 +62,27 @@ class Scene(NamedTuple):
         return (self.labels == self.target) | (self.labels >= self.parts)
 
 
-def generate(
-    seed: int, size: int, device: torch.device, maps: Sequence[Sequence[LabelMap]] = (), *, clear: bool = False
-) -> Pair:
+def generate(seed: int, size: int, device: torch.device, maps: Sequence[Sequence[LabelMap]] = ()) -> Pair:
     """The volume of a seed, `size` (even) voxels an axis; its object is one connected piece.
 
-    Of `maps`, each group is seen as often as any other. A clear object is not tiny, and no neighbour is made to look
-    the same.
+    Of `maps`, each group is seen as often as any other.
 
     Raises:
         RuntimeError: no attempt gave an object of a sensible size, which is not expected of any seed.
     """
     chance = Chance(seed, device)
     for _ in range(ATTEMPTS):
-        drawn = _scene(size, chance, maps, clear)
+        drawn = _scene(size, chance, maps)
         look = choose_look(chance)
-        image = paint(Seen(drawn.labels, drawn.mask, drawn.seen, clear), look, chance)
+        image = paint(Seen(drawn.labels, drawn.mask, drawn.seen), look, chance)
         image, mask = _scanned(image, drawn, chance)
         mask = largest_piece(mask)
-        if (LEAST_CLEAR_SHARE if clear else LEAST_SHARE) <= int(mask.sum()) / size**3 <= LARGEST_SHARE:
+        if LEAST_SHARE <= int(mask.sum()) / size**3 <= LARGEST_SHARE:
             return Pair(image, mask, look)
     raise RuntimeError(f"seed {seed} gave no object in {ATTEMPTS} attempts")
 
 
-def _scene(size: int, chance: Chance, maps: Sequence[Sequence[LabelMap]], clear: bool) -> Scene:
+def _scene(size: int, chance: Chance, maps: Sequence[Sequence[LabelMap]]) -> Scene:
     labels, voxel, first = scene(size, chance), 0.0, 1
     if maps and chance.maybe(FROM_MAPS):
         first = int(labels.max()) + 1
@@ -101,7 +96,7 @@ def _scene(size: int, chance: Chance, maps: Sequence[Sequence[LabelMap]], clear:
         parts = first
     elif chance.maybe(WITH_PARTS):
         labels, seen = add_parts(labels, target, chance)
-    elif chance.maybe(WITH_GAP) and not clear:
+    elif chance.maybe(WITH_GAP):
         labels = add_gap(labels, target)
     return Scene(labels, target, seen, parts, 0.45 * voxel if voxel > 1 else 0.0)
 

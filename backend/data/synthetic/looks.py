@@ -34,13 +34,11 @@ class Seen(NamedTuple):
         labels: (S, S, S) uint8.
         mask: (S, S, S) bool, the object, which may have several labels.
         label: the one that the object ends with.
-        clear: no neighbour is given its brightness.
     """
 
     labels: Tensor
     mask: Tensor
     label: int
-    clear: bool
 
 
 Painter = Callable[[Seen, Chance], Tensor]
@@ -88,7 +86,7 @@ def _neighbours_apart(seen: Seen, means: Tensor, least: float, lowest: float, ch
         means[seen.label] = around + (-least if darker else least)
     shares = torch.bincount(neighbours, minlength=len(means)) / len(neighbours)
     unseen = torch.nonzero((shares > LEAST_UNSEEN) & (shares < MOST_UNSEEN))[:, 0]
-    if len(unseen) and chance.maybe(UNSEEN_OFTEN) and not seen.clear:
+    if len(unseen) and chance.maybe(UNSEEN_OFTEN):
         jitter = chance.uniform(-0.3, 0.3) * least
         means[unseen[chance.integer(0, len(unseen) - 1)]] = means[seen.label] + jitter
     return means

@@ -103,7 +103,6 @@ def test_resolved_configuration_reads_back(file: Path, tmp_path: Path) -> None:
         (["optimizer.milestones=[500]"], "optimizer: milestones (500,) must rise within the cycle of 200 epochs"),
         (["clicks.interactions=2"], "clicks: mask_only 2 leaves no click of 2 interactions"),
         (["data.variants=2", "data.start_epochs=3"], "variants repeat the first epochs"),
-        (["data.start_full_every=2"], "start_full_every is of the start_epochs, of which there are none"),
         (["run.seed=-1", "run.keep=0"], "run.seed = -1: Input should be greater than or equal to 0; run.keep = 0:"),
     ],
 )
@@ -146,10 +145,3 @@ def test_other_models_are_read_the_same_way(tmp_path: Path) -> None:
 
     (tmp_path / "a.toml").write_text(f"share = 1\n{MINIMAL}")
     assert read_toml_config(Other, tmp_path / "a.toml", ["data.workers=2"]).data.workers == 2
-
-
-def test_the_first_epochs_have_small_crops_but_for_every_so_many_th() -> None:
-    data = DataSection(source="synthetic", samples_per_epoch=1, start_epochs=5, start_size=16, start_full_every=2)
-    assert [data.crop_size(64, epoch) for epoch in range(7)] == [16, 64, 16, 64, 16, 64, 64]
-    small = data.model_copy(update={"start_full_every": 0})
-    assert [small.crop_size(64, epoch) for epoch in range(7)] == 5 * [16] + 2 * [64]
