@@ -91,9 +91,13 @@ class Controller:
         self.workspace = workspace
         # Later, since napari makes a layer that is just being added the active one.
         QTimer.singleShot(0, self._activate_points)
-        if workspace.objects.answered:
+        self._go_on()
+
+    def _go_on(self) -> None:
+        """With the open object, also one that was left before its answer came."""
+        if self.workspace is not None and self.workspace.objects.answered:
             self._say_object()
-        else:  # it was left before its answer came
+        else:
             self._prompts_changed()
 
     def _activate_points(self) -> None:
@@ -115,6 +119,7 @@ class Controller:
         for layer in workspace.points.values():
             self._add_points(layer)
         workspace.labels.events.paint.connect(self._on_paint)
+        workspace.labels.events.data.connect(self._on_labels_data)
         image.events.data.connect(self._on_image_data)
         for name in PLACE:
             image.events[name].connect(self._on_image_moved)
@@ -165,10 +170,13 @@ class Controller:
             self.use_image(closed.image)
 
     def _on_paint(self, event: Any) -> None:
-        """Somebody painted: perhaps in the open object."""
-        for workspace in self._workspaces:
-            if workspace.labels is event.source:
-                workspace.objects.painted = True
+        """Somebody painted, in whichever object."""
+        next(w for w in self._workspaces if w.labels is event.source).objects.painted = True
+        QTimer.singleShot(0, self.changed.emit)  # napari tells of it before it is there
+
+    def _on_labels_data(self, event: Any) -> None:
+        """The objects' layer was given another array."""
+        next(w for w in self._workspaces if w.labels is event.source).keep_array()
         self.changed.emit()
 
     def _restore_points(self, workspace: Workspace) -> None:
@@ -188,6 +196,7 @@ class Controller:
     def _leave(self, workspace: Workspace) -> None:
         self._forget(workspace)
         workspace.release()
+        self._thread.forget()
         if self.workspace is workspace:
             self._give_up()
             self.workspace = None
@@ -204,6 +213,7 @@ class Controller:
         for name in PLACE:
             workspace.image.events[name].disconnect(self._on_image_moved)
         workspace.labels.events.paint.disconnect(self._on_paint)
+        workspace.labels.events.data.disconnect(self._on_labels_data)
         for layer in workspace.points.values():
             layer.events.data.disconnect(self._on_points)
 
@@ -311,7 +321,7 @@ class Controller:
         """The clicks are as they were, but the answer would be another."""
         if self.workspace is not None and self.workspace.objects.history.prompts:
             objects = self.workspace.objects
-            self._ask(prepare=not self.auto_run or (objects.painted and objects.answered))
+            self._ask(prepare=not self.auto_run or (objects.answered and objects.repainted))
 
     def run(self) -> None:
         """Compute the open object from its clicks, and what was painted of it."""
@@ -429,7 +439,7 @@ class Controller:
         workspace.labels.refresh()
         workspace.labels.selected_label = workspace.objects.current
         self._show_clicks(workspace)
-        self._say_object()
+        self._go_on()
 
     def save(self, path: Path) -> None:
         """Write all objects on the image's own grid; in a thread, for a large mask takes seconds to compress."""

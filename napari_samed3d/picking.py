@@ -42,4 +42,4 @@ def intensity_range(image: Image) -> tuple[float, float]:
     sample = data[tuple(slice(None, None, max(1, n // 64)) for n in data.shape)]
     sample = sample[np.isfinite(sample)]
     low, high = (float(sample.min()), float(sample.max())) if sample.size else (0.0, 0.0)
-    return low, max(high, low + 1)
+    return low, high if high > low else low + 1

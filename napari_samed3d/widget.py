@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -68,7 +68,7 @@ class SegmentWidget(QWidget):
         self._hear_viewer(napari_viewer)
         # Whatever comes first: the dock is closed, which only takes the widget out of it, or the window is.
         self._ends.callback(self.controller.close)
-        self.destroyed.connect(self._ends.close)
+        self.destroyed.connect(lambda: _close_late(self._ends))
         self._choose_first_image()
         self._refresh()
 
@@ -80,12 +80,24 @@ class SegmentWidget(QWidget):
 
     def _hear_viewer(self, viewer: napari.Viewer) -> None:
         for event, callback in (
-            (viewer.layers.events.inserted, self.image.reset_choices),
-            (viewer.layers.events.removed, self.image.reset_choices),
+            (viewer.layers.events.inserted, self._on_layers),
+            (viewer.layers.events.removed, self._on_layers),
+            (viewer.layers.events.renamed, self._on_layers),
             (viewer.layers.selection.events.active, self._refresh),
         ):
             event.connect(callback)
             self._ends.callback(event.disconnect, callback)
+
+    def _on_layers(self) -> None:
+        """Offer the images that there are, by their names now, and stay with the one that is worked on."""
+        before, workspace = self.image.value, self.controller.workspace
+        with self.image.changed.blocked():
+            self.image.reset_choices()
+            if workspace is not None and workspace.image in self.image.choices:
+                self.image.value = workspace.image
+                return
+        if self.image.value is not before:
+            self.controller.use_image(self.image.value)
 
     def _make_fields(self) -> None:
         self.image = ComboBox(label="image", choices=self._images)
@@ -196,6 +208,8 @@ class SegmentWidget(QWidget):
                     self.image.value = workspace.image
                 self.objects.value = controller.current
                 self._refresh_threshold(workspace)
+            else:
+                self._ranged = None
         self.buttons["undo"].enabled = history is not None and history.can_undo
         self.buttons["redo"].enabled = history is not None and history.can_redo
         for name in ("reset", "run"):
@@ -212,3 +226,9 @@ class SegmentWidget(QWidget):
             self.threshold.min, self.threshold.max = low, high
             workspace.threshold = min(max(workspace.threshold, low), high)
         self.threshold.value = workspace.threshold
+
+
+def _close_late(ends: ExitStack) -> None:
+    """Where Qt goes before the widget does, as when a script fails, its timers are gone, and errors here abort."""
+    with suppress(RuntimeError):
+        ends.close()

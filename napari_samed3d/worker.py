@@ -84,6 +84,7 @@ class ModelThread(QObject):
         self._newest = 0
         self._serving: ModelChoice | None = None
         self._closed = False
+        self._forgets = False
         self._cancel_download = threading.Event()
         self._engine: tuple[ModelChoice, Engine] | None = None
         self._solver: tuple[tuple[Engine, Volume, bool], Solver] | None = None
@@ -106,6 +107,12 @@ class ModelThread(QObject):
             self._newest = generation
             self._cancel_download.set()
 
+    def forget(self) -> None:
+        """Keep no image in memory that was asked about, once the request in work is done."""
+        with self._changed:
+            self._forgets = True
+            self._changed.notify()
+
     def close(self) -> None:
         """End the thread at its next step."""
         with self._changed:
@@ -119,19 +126,34 @@ class ModelThread(QObject):
     def _run(self) -> None:
         if sys.platform == "linux":  # where a thread has a priority of its own: the window's goes first
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)
-        while (request := self._next()) is not None:
-            try:
-                self._serve(request)
-            except Exception as error:  # whatever it is, it belongs to the user, not to a dead thread
-                self._emit(self.failed, Failure(request.generation, error))
+        while self._serve_next():
+            pass  # and nothing of a request is kept
+
+    def _serve_next(self) -> bool:
+        request = self._next()
+        if request is None:
+            return False
+        try:
+            self._serve(request)
+        except Exception as error:  # whatever it is, it belongs to the user, not to a dead thread
+            self._emit(self.failed, Failure(request.generation, error))
+        return True
 
     def _next(self) -> Request | None:
         with self._changed:
-            self._changed.wait_for(lambda: self._closed or self._waiting is not None)
+            self._drop_forgotten()
+            while not self._closed and self._waiting is None:
+                self._changed.wait()
+                self._drop_forgotten()
             request, self._waiting = self._waiting, None
             self._cancel_download.clear()
             self._serving = request.choice if request else None
             return None if self._closed else request
+
+    def _drop_forgotten(self) -> None:
+        if self._forgets:
+            self._solver = None
+        self._forgets = False
 
     def _serve(self, request: Request) -> None:
         solver = self._solver_for(request)

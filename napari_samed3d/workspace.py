@@ -96,12 +96,28 @@ class Workspace:
                 and left.image is image
                 and all(other in present for other in left.layers)
             ):
+                left.objects.painted = True  # perhaps, while nobody looked
+                left.keep_array()
                 return left
         return None
 
     def release(self) -> None:
         """End it: its objects' layer stays, and keeps neither the image nor the clicks in memory."""
         self.labels.metadata.pop(WORKSPACE_KEY, None)
+
+    def keep_array(self) -> None:
+        """Have the layer show the objects' own array again where somebody gave it another (napari, of another type).
+
+        One of the same shape is taken over.
+        """
+        shown = self.frame.order.show(self.objects.array)
+        given = np.asarray(self.labels.data)
+        if np.shares_memory(given, shown):
+            return
+        if given.shape == shown.shape:
+            shown[...] = np.clip(given, 0, np.iinfo(shown.dtype).max)
+            self.objects.painted = True
+        self.labels.data = shown
 
     def follow_image(self) -> None:
         """Take over the image's place. Its voxels are the same, so objects and clicks stay on theirs.

@@ -16,6 +16,7 @@ def write_labels(path: str, data: Any, meta: dict[str, Any]) -> list[str]:
     from napari_samed3d.frames import frame_of
 
     known = ("name", "metadata", "scale", "translate", "rotate", "shear", "affine", "units", "axis_labels")
-    frame = frame_of(Labels(np.asarray(data), **{key: meta[key] for key in known if key in meta}))
+    finest = data[0] if meta.get("multiscale") else data
+    frame = frame_of(Labels(np.asarray(finest), **{key: meta[key] for key in known if key in meta}))
     write_mask(Path(path), np.asarray(frame.volume.array[:, :, :]), frame.volume)
     return [path]

@@ -27,7 +27,9 @@ class LabelMap:
                 f"A label map of {x} x {y} x {z} voxels needs {2 * x * y * z / 1e9:.1f} GB, which is not to be had.",
                 "Crop the volume to what you want to segment, or use a coarser level of it.",
             ) from error
-        self.painted = False  # whether somebody else changed the open object's voxels
+        # Whether somebody else may ever have changed voxels. From then on they are looked at: a viewer that takes its
+        # own paint back, or brings it again, does not say so.
+        self.painted = False
         self.current = 1
         self._shown: dict[int, MaskPatch] = {}
         self._histories: dict[int, History] = {}
@@ -51,7 +53,7 @@ class LabelMap:
     @property
     def begun(self) -> bool:
         """Whether there may be something to accept: prompts, or paint."""
-        return bool(self.history.prompts) or self.painted
+        return bool(self.history.prompts) or (self.painted and self._has_voxels())
 
     def show(self, patch: MaskPatch) -> None:
         """Make `patch` the open object, only where no other object is; more of it may follow, until `settle`."""
@@ -59,7 +61,7 @@ class LabelMap:
         self._answered.pop(self.current, None)
         box = self.array[patch.slices]
         box[patch.mask & (box == 0)] = self.current
-        self._shown[self.current] = patch
+        self._shown[self.current] = MaskPatch(patch.start, box == self.current)
 
     def settle(self) -> None:
         """Take the open object's mask, as it is, for the answer to its prompts, as they are."""
@@ -70,11 +72,14 @@ class LabelMap:
 
         Unless nobody did, or all was erased, or the mask was not the answer to the prompts anyhow.
         """
-        if self.answered and self._repainted():
-            self.history.add(InitialMask(self.array == self.current))
+        if self.answered and self.repainted:
+            kept = InitialMask(self.array == self.current)
+            self.history.add(kept)
             self.settle()
+            self._shown[self.current] = kept.patch
 
-    def _repainted(self) -> bool:
+    @property
+    def repainted(self) -> bool:
         """Whether the open object is neither empty nor what was shown of it, as far as other objects leave it free."""
         if not self.painted or not self._has_voxels():
             return False
@@ -98,7 +103,6 @@ class LabelMap:
     def _erase(self) -> None:
         box = self._box()
         box[box == self.current] = 0
-        self.painted = False
 
     def accept(self) -> int:
         """Keep the open object; open a new one with the next label. Returns the label kept.
@@ -128,7 +132,7 @@ class LabelMap:
                 "Save these objects and begin a new session.",
             )
         self._shown.setdefault(kept, EMPTY_PATCH)  # one that was only painted
-        self.current, self.painted = following, False
+        self.current = following
         return kept
 
     def reopen(self, label: int) -> None:
@@ -148,4 +152,4 @@ class LabelMap:
                 self._shown.setdefault(self.current, EMPTY_PATCH)
             else:
                 self._drop()
-            self.current, self.painted = label, True  # it may have been painted before, when nobody looked
+            self.current = label

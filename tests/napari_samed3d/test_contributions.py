@@ -86,6 +86,16 @@ def test_labels_of_unknown_origin_are_written_by_their_transform(tmp_path: Path)
     assert np.array_equal(volume.array, labels.data.transpose())
 
 
+def test_of_a_pyramid_of_labels_the_finest_level_is_written(tmp_path: Path) -> None:
+    fine = np.zeros((8, 8, 8), np.uint8)
+    fine[2:6, 2:6, 2:6] = 1
+    data, meta, _ = Labels([fine, fine[::2, ::2, ::2]], units=("mm",) * 3).as_layer_data_tuple()
+    write_labels(str(tmp_path / "a.nrrd"), data, meta)
+    volume = read_volume(tmp_path / "a.nrrd")
+    assert np.allclose(volume.spacing, 1)
+    assert np.count_nonzero(np.asarray(volume.array)) == 64
+
+
 def test_the_reader_refuses_what_is_not_its_own() -> None:
     assert get_reader("picture.png") is None
     assert get_reader(["a.nii", "b.png"]) is None

@@ -1,5 +1,9 @@
 """What people do with the layers beside clicking: drag, paint, delete, select, move, switch."""
 
+import gc
+import weakref
+from dataclasses import replace
+
 import dask.array as da
 import numpy as np
 import pytest
@@ -9,8 +13,10 @@ from qtpy.QtCore import Qt
 from qtpy.QtTest import QTest
 from qtpy.QtWidgets import QRadioButton
 
+from backend.inference.canvas import MaskPatch
+from backend.inference.prompts import InitialMask
 from backend.phantom import Phantom
-from napari_samed3d.picking import first_voxel_above
+from napari_samed3d.picking import first_voxel_above, intensity_range
 from napari_samed3d.reader import volume_layer
 from napari_samed3d.worker import ModelChoice
 
@@ -90,6 +96,7 @@ def test_paint_goes_only_where_an_answer_was_asked_for(window: Window, phantom: 
     window.controller.workspace.labels.paint((10, 20, 20), 1)
     painted = window.mask().copy()
     assert painted.any()
+    window.settle()
     assert window.widget.buttons["accept"].enabled
     for change in (window.controller.redo, lambda: window.controller.use_model(ModelChoice("region", "cpu"))):
         change()
@@ -124,6 +131,123 @@ def test_objects_looked_at_one_after_the_other_stay(window: Window, phantom: Pha
         assert window.controller.current == label
     assert np.array_equal(window.controller.workspace.objects.array, before)
     assert list(window.widget.objects.choices) == [1, 2, 3]
+
+
+def test_paint_taken_back_or_brought_again_by_napari_is_seen(window: Window, phantom: Phantom) -> None:
+    window.open(phantom.volume)
+    labels = window.controller.workspace.labels
+    segment(window, phantom, "liver")
+    liver = window.mask().copy()
+    labels.paint((2, 2, 2), 1)
+    segment(window, phantom, "spleen")
+    assert window.mask().sum() > liver.sum()
+    labels.undo()  # of napari, which tells nobody
+    segment(window, phantom, "kidney_left")
+    assert not (window.mask() & (labels_ball(window) & ~liver)).any()
+    labels.redo()
+    window.push("reset")
+    assert not window.controller.workspace.objects.array.any()
+
+
+def kept_paint(window: Window) -> np.ndarray:
+    """The mask that is among the open object's prompts."""
+    (mask,) = (p.mask for p in window.controller.workspace.objects.history.prompts if isinstance(p, InitialMask))
+    return mask
+
+
+def labels_ball(window: Window) -> np.ndarray:
+    """What a brush at (2, 2, 2) of the layer paints."""
+    objects = window.controller.workspace.objects.array
+    ball = np.zeros_like(objects)
+    window.controller.workspace.frame.order.show(ball)[:6, :6, :6] = 1
+    return ball.astype(bool)
+
+
+def test_paint_made_while_the_dock_was_closed_stays(window: Window, phantom: Phantom) -> None:
+    window.open(phantom.volume)
+    segment(window, phantom, "liver")
+    labels = window.controller.workspace.labels
+    window.viewer.window.remove_dock_widget(window.widget)
+    window.settle()
+    labels.paint((2, 2, 2), 1)
+    window.dock()
+    painted = window.mask().copy()
+    segment(window, phantom, "spleen")
+    assert np.array_equal(kept_paint(window), painted)
+    window.push("reset")
+    assert not window.controller.workspace.objects.array.any()
+
+
+def test_objects_of_another_type_are_taken_over(window: Window, phantom: Phantom) -> None:
+    window.open(phantom.volume)
+    segment(window, phantom, "liver")
+    labels = window.controller.workspace.labels
+    wider = labels.data.astype(np.int64)
+    wider[0, 0, 0] = 1
+    labels.data = wider  # as napari's own "convert data type"
+    segment(window, phantom, "spleen")
+    assert window.mask().sum() > np.count_nonzero(wider)  # which looks whether the layer shows the objects' own array
+    assert window.controller.workspace.frame.order.show(kept_paint(window))[0, 0, 0]
+
+
+def test_a_renamed_image_is_still_the_one_that_is_worked_on(window: Window, phantom: Phantom) -> None:
+    window.open(phantom.volume)
+    window.widget.image.value = second = second_image(window, phantom)
+    window.settle()
+    second.name = "another"
+    assert window.widget.image.current_choice == "another"
+    window.viewer.add_points(np.zeros((1, 3)))
+    window.settle()
+    assert window.controller.workspace.image is second
+    assert window.widget.image.value is second
+
+
+def test_an_object_left_before_its_answer_is_answered_when_it_is_opened_again(window: Window, phantom: Phantom) -> None:
+    window.open(phantom.volume)
+    segment(window, phantom, "liver")
+    window.push("accept")
+    workspace = window.controller.workspace
+    workspace.points[True].add(workspace.frame.order.to_viewer(phantom.middle_of("spleen")))
+    window.controller._sync()
+    for label in (1, 2):  # before the answer
+        window.controller.reopen(label)
+    window.wait_idle()
+    assert dice(window.mask(2), truth(phantom, "spleen")) > 0.8
+
+
+def test_another_model_answers_an_object_that_was_opened_again(window: Window, phantom: Phantom) -> None:
+    window.open(phantom.volume)
+    segment(window, phantom, "liver")
+    objects = window.controller.workspace.objects
+    objects.show(MaskPatch((0, 0, 0), np.ones((1, 1, 1), dtype=bool)))  # of an earlier model
+    objects.settle()
+    window.push("accept")
+    segment(window, phantom, "spleen")
+    window.controller.reopen(1)
+    window.controller.use_model(ModelChoice("region", "cpu"))
+    window.wait_idle()
+    assert dice(window.mask(1), truth(phantom, "liver")) > 0.85
+
+
+def test_a_deleted_image_leaves_the_memory(window: Window, phantom: Phantom) -> None:
+    voxels = phantom.volume.array[...].copy()
+    image = window.open(replace(phantom.volume, array=voxels))
+    segment(window, phantom, "liver")
+    gone = [weakref.ref(image), weakref.ref(voxels)]
+    window.viewer.layers.remove(image)
+    del image, voxels
+
+    def nothing_left() -> bool:
+        gc.collect()
+        return [thing() for thing in gone] == [None, None]
+
+    window.qtbot.waitUntil(nothing_left)
+
+
+def test_the_threshold_of_small_values_spans_them() -> None:
+    image = Image(np.linspace(0, 1e-3, 64, dtype=np.float32).reshape(4, 4, 4))
+    assert intensity_range(image) == (0, pytest.approx(1e-3))
+    assert intensity_range(Image(np.full((4, 4, 4), 2.0))) == (2, 3)
 
 
 def test_layers_deleted_together(window: Window, phantom: Phantom) -> None:

@@ -232,6 +232,15 @@ def test_deleted_layers(window: Window, phantom: Phantom) -> None:
     assert [layer.name for layer in window.viewer.layers] == ["scan objects"]
 
 
+def test_the_widget_may_go_after_qt_took_its_timers(window: Window, phantom: Phantom) -> None:
+    """As at the end of a script that fails; what is raised in a slot then aborts Python."""
+    window.open(phantom.volume)
+    window.controller._bar_timer.deleteLater()
+    window.settle()
+    window.widget.destroyed.emit()
+    window.settle()
+
+
 def test_settings_persist(window: Window, phantom: Phantom) -> None:
     window.open(phantom.volume)
     window.widget.model.value = "region"

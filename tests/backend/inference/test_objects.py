@@ -97,9 +97,9 @@ def test_half_an_answer_is_not_accepted() -> None:
 def test_paint_on_an_object_goes_with_its_next_answer_also_after_it_was_accepted() -> None:
     objects = LabelMap((12, 12, 12))
     objects.show(cube(0))
-    objects.array[11, 0, 0] = 1
+    paint(objects, (11, 0, 0), 1)
     objects.accept()
-    objects.array[11, 1, 1] = 1  # by hand, in the window, where nobody tells whose it is
+    paint(objects, (11, 1, 1), 1)
     objects.reopen(1)
     objects.show(cube(4))
     assert count(objects, 1) == 64
@@ -159,6 +159,7 @@ def test_paint_is_kept_as_a_prompt_and_once(voxel: tuple[int, int, int], label: 
     paint(objects, voxel, label)
     for _ in range(2):
         objects.keep_paint()
+        objects.keep_paint()  # asked again before the answer came
         click, kept = objects.history.prompts
         assert click == Click((8, 8, 8))
         assert isinstance(kept, InitialMask)
@@ -172,13 +173,29 @@ def test_paint_is_kept_as_a_prompt_and_once(voxel: tuple[int, int, int], label: 
 
 def test_what_was_not_painted_is_no_prompt() -> None:
     objects = two_objects()
-    objects.reopen(2)  # a part of its box is the first one's
-    assert objects.painted
+    objects.painted = True  # somewhere
+    objects.reopen(1)
+    objects.show(cube(0, 2))
+    objects.settle()
+    objects.reopen(2)  # a part of its box was the first one's
     objects.keep_paint()
     assert len(objects.history.prompts) == 1
     objects.array[objects.array == 2] = 0  # all erased
     objects.keep_paint()
     assert len(objects.history.prompts) == 1
+
+
+def test_paint_that_a_viewer_takes_back_or_brings_again_without_a_word_is_seen() -> None:
+    objects = LabelMap((12, 12, 12))
+    paint(objects, (11, 0, 0), 1)
+    for _ in range(2):
+        objects.show(cube(4))
+        objects.settle()
+        assert count(objects, 1) == 64
+        objects.array[11, 0, 0] = 1  # redo
+    objects.show(EMPTY_PATCH)
+    assert not objects.array.any()
+    assert not objects.begun
 
 
 def test_paint_before_the_answer_came_goes_with_it() -> None:
