@@ -162,7 +162,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns its exit status: 0, or 2 for what the user can mend."""
     words = sys.argv[1:] if arguments is None else arguments
     # argparse (before 3.13) takes -3.4e2 for an option.
-    plain = [f"{float(word):f}" if re.fullmatch(r"-[\d.]+[eE][-+]?\d+", word) else word for word in words]
+    plain = [f"{float(word):f}" if re.fullmatch(r"-(\d+\.?\d*|\.\d+)[eE][-+]?\d+", word) else word for word in words]
     return exit_status(run, parser().parse_args(plain))
 
 

@@ -100,6 +100,8 @@ class PlainArray:
         self.values = content if isinstance(content, list) else kind.numbers(content)
         if not isinstance(self.shape, tuple) or math.prod(self.shape) != len(self.values):
             raise RefusedPickle(f"holds an array of shape {self.shape} with {len(self.values)} values")
+        if math.prod(max(1, length) for length in self.shape) > MAX_PICKLE_ITEMS:  # of nothing, perhaps
+            raise RefusedPickle(f"holds an array of shape {self.shape}")
 
 
 class PlainType:

@@ -216,14 +216,20 @@ def find_cases(data: Path, split: Split = "validation") -> tuple[Case, ...]:
     if index.is_file():
         return _indexed(index.parent, split)
     sources = read_cases(data)
-    # Cases of one source may share a name: of two datasets, or one for each category of the published layout.
-    names = _unique([source.name for source in sources], [f"{s.dataset}/{'-'.join(s.regions)}" for s in sources])
-    return tuple(FileCase(name, source) for name, source in zip(names, sources, strict=True))
+    return tuple(FileCase(name, source) for name, source in zip(_unique_names(sources), sources, strict=True))
 
 
-def _unique(names: Sequence[str], more: Sequence[str]) -> list[str]:
-    counts = Counter(names)
-    return [f"{addition}/{name}" if counts[name] > 1 else name for name, addition in zip(names, more, strict=True)]
+def _unique_names(sources: Sequence[SourceCase]) -> list[str]:
+    """Cases of one source may share a name: of two datasets, or one for each category or file of labels."""
+    names = [source.name for source in sources]
+    for more in (
+        ["/".join([source.dataset, *source.regions]) for source in sources],
+        [source.label.name for source in sources],
+        [str(number) for number in range(len(sources))],
+    ):
+        counts = Counter(names)
+        names = [f"{word}/{name}" if counts[name] > 1 else name for name, word in zip(names, more, strict=True)]
+    return names
 
 
 def _indexed(folder: Path, split: Split) -> tuple[Case, ...]:

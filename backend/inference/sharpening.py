@@ -1,6 +1,7 @@
 """Where finer windows lie on a large object, whose border a window as wide as the object shows in coarse voxels."""
 
 from itertools import product
+from math import floor
 
 import numpy as np
 from scipy import ndimage
@@ -50,7 +51,7 @@ def _starts(low: float, high: float, size: int) -> list[int]:
     """First voxels of windows from `low` to `high`; of several, that overlap as much as they can."""
     count = max(1, int(np.ceil((high - low - OVERLAP) / (size - OVERLAP))))
     ends = [(low + high - size) / 2] if count == 1 else np.linspace(low, high - size, count)
-    return sorted({STEP * round(float(start) / STEP) for start in ends})
+    return sorted({STEP * floor(float(start) / STEP + 0.5) for start in ends})  # round() could take two apart
 
 
 def without_islands(logits: Floats, before: Bools) -> Floats:

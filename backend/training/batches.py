@@ -101,8 +101,8 @@ class Batches:
             try:
                 batch = next(loaded, None)
             except (RuntimeError, EOFError, ConnectionError) as error:  # or died handing it over
-                if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
-                    raise
+                if isinstance(error, RuntimeError) and "DataLoader worker (pid" not in str(error):
+                    raise  # of the dataset, which torch tells with other words
                 raise SamMed3DError(
                     ErrorCode.TRAINING_RANK,
                     f"A process that loads samples died: {error}.",

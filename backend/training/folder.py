@@ -8,7 +8,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from backend.errors import ErrorCode, SamMed3DError
-from backend.io.atomic import replacing
+from backend.io.atomic import leftovers, replacing
 from backend.io.boundary import writing
 from backend.training.config import TrainConfig, load_config
 
@@ -42,6 +42,13 @@ def lock_folder(folder: Path) -> FileLock:
             "Wait for its end, or choose another run.out.",
         ) from error
     return lock
+
+
+def sweep_folder(folder: Path) -> None:
+    """Remove what killed writing has left behind, in the folder and below; no one else may be writing there."""
+    for place in (folder, *(path for path in folder.rglob("*") if path.is_dir())):
+        for stale in leftovers(place):
+            stale.unlink(missing_ok=True)
 
 
 def claim_folder(config: TrainConfig) -> None:

@@ -34,6 +34,7 @@ from backend.training.world import World
 
 _GRACE_S = 5.0  # for the other ranks to end by themselves, with a message that may tell more
 _HOST = "127.0.0.1"
+_ASKED_TO_END = {-signal.SIGTERM, -signal.SIGINT}
 
 
 def launch(config: TrainConfig) -> None:
@@ -75,7 +76,15 @@ def _local_ranks(config: TrainConfig) -> int:
 
 def _device(numerics: NumericsSection, local_rank: int) -> torch.device:
     device = choose_device(numerics.device)
-    return torch.device(device.type, local_rank) if device.type == "cuda" else device
+    if device.type != "cuda":
+        return device
+    if local_rank >= torch.cuda.device_count():  # of torchrun
+        raise SamMed3DError(
+            ErrorCode.DEVICE_UNAVAILABLE,
+            f"There is no GPU for local rank {local_rank}, only {torch.cuda.device_count()}.",
+            "Start torchrun with --nproc-per-node=gpu: a process for each of them.",
+        )
+    return torch.device(device.type, local_rank)
 
 
 def _train_here(config: TrainConfig, world: World, stop: Stop) -> None:
@@ -161,7 +170,7 @@ def _train_in_children(config: TrainConfig, ranks: int) -> None:
         for process in processes:
             process.terminate()
 
-    with Stop(forward).listening():
+    with Stop(forward).listening() as stop:
         for rank in range(ranks):
             reader, writer = context.Pipe(duplex=False)
             process = context.Process(target=_child, args=(config, rank, ranks, store.port, writer))
@@ -170,7 +179,9 @@ def _train_in_children(config: TrainConfig, ranks: int) -> None:
             readers.append(reader)
             writer.close()
         killed = _wait(processes)
-    _raise_first(processes, readers, killed)
+    if not (stop.requested and any(process.exitcode in _ASKED_TO_END for process in processes)):
+        _raise_first(processes, readers, killed)
+    # Else one was asked before it listened, in its first seconds: there was nothing yet to save.
 
 
 def _child(config: TrainConfig, rank: int, ranks: int, port: int, writer: "Connection") -> None:
@@ -181,6 +192,9 @@ def _child(config: TrainConfig, rank: int, ranks: int, port: int, writer: "Conne
     try:
         with plain_warnings():
             _train_as_member(config, rank, ranks, rank, TCPStore(_HOST, port, is_master=False))
+    except KeyboardInterrupt:  # before it listened: it goes as it would have a moment earlier
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGINT)
     except BaseException as error:  # whatever ends a rank, the launcher must hear of it
         told = error if isinstance(error, SamMed3DError) else traceback.format_exc()
         writer.send(_Report(rank, time.time(), told))
@@ -212,7 +226,8 @@ def _raise_first(processes: list[BaseProcess], readers: list["Connection"], kill
     causes = [report for report in reports if not isinstance(report.error, _LostTouchError)]
     if causes and isinstance(causes[0].error, str):
         raise RuntimeError(f"Rank {causes[0].rank} failed:\n{causes[0].error}")
-    errors = [report.error for report in causes] or _deaths(processes, killed) or [report.error for report in reports]
+    ours = killed | {report.rank for report in reports}
+    errors = [report.error for report in causes] or _deaths(processes, ours) or [report.error for report in reports]
     for error in errors:
         assert isinstance(error, SamMed3DError)
         raise error
@@ -226,8 +241,8 @@ def _received(reader: Connection) -> _Report | None:
     return report
 
 
-def _deaths(processes: list[BaseProcess], killed: set[int]) -> list[SamMed3DError]:
-    """An error for each rank that ended by a signal which is not ours, or without a word."""
+def _deaths(processes: list[BaseProcess], ours: set[int]) -> list[SamMed3DError]:
+    """An error for each rank that failed without a word, but for those that were killed here or did report."""
     return [
         SamMed3DError(
             ErrorCode.TRAINING_RANK,
@@ -235,7 +250,7 @@ def _deaths(processes: list[BaseProcess], killed: set[int]) -> list[SamMed3DErro
             "If it was for want of memory, lower batch.micro_batch or data.workers. The same command goes on.",
         )
         for rank, process in enumerate(processes)
-        if process.exitcode not in {0, 1, None} and rank not in killed
+        if process.exitcode and rank not in ours
     ]
 
 

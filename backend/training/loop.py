@@ -14,7 +14,7 @@ from backend.training.batches import Batches
 from backend.training.config import TrainConfig
 from backend.training.episode import TrainedModel
 from backend.training.export import export
-from backend.training.folder import CHECKPOINTS_NAME, LOG_NAME, claim_folder, fingerprint, lock_folder
+from backend.training.folder import CHECKPOINTS_NAME, LOG_NAME, claim_folder, fingerprint, lock_folder, sweep_folder
 from backend.training.learner import Learner, StepReport
 from backend.training.logs import RunLog
 from backend.training.optimizer import group_lrs
@@ -45,7 +45,7 @@ def train(config: TrainConfig, world: World, stop: Stop) -> None:
     try:
         if world.first:
             claim_folder(config)
-            Checkpoints(config.run.out / CHECKPOINTS_NAME, config.run.keep).sweep()
+            sweep_folder(config.run.out)
         world.share(None)  # the others wait until the folder is ready
         Run(config, world, stop).go()
     finally:

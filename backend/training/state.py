@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from backend.errors import ErrorCode, SamMed3DError, SamMed3DWarning
-from backend.io.atomic import leftovers, replacing
+from backend.io.atomic import replacing
 from backend.io.boundary import writing
 
 State = dict[str, Any]
@@ -121,11 +121,6 @@ class Checkpoints:
                 "Copy them anew from where they came, or choose another run.out to begin again.",
             )
         return None
-
-    def sweep(self) -> None:
-        """Remove what a save that was killed has left behind; no one else may be saving here."""
-        for stale in leftovers(self.folder):
-            stale.unlink(missing_ok=True)
 
     def _path(self, step: int) -> Path:
         return self.folder / f"step-{step:08d}.pth"

@@ -198,7 +198,10 @@ def test_prompts_are_checked_before_the_model_is_loaded(
     refusal(capsys, image, "--negative", *MIDDLE)
 
 
-@pytest.mark.parametrize("options", [["--point", "1", "2"], ["--point", "a", "b", "c"], ["--device", "abacus"]])
+@pytest.mark.parametrize(
+    "options",
+    [["--point", "1", "2"], ["--point", "a", "b", "c"], ["--point", "1", "2", "-1.2.3e4"], ["--device", "abacus"]],
+)
 def test_unknown_options_are_argparses_to_refuse(image: Path, options: list[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         predict.main([str(image), "-o", "mask.nii", *options])

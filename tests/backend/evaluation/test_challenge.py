@@ -264,6 +264,7 @@ def test_plain_values_come_through(value: Any, protocol: int) -> None:
         pickle.dumps(np.array([1, 2], dtype=">i4")),
         pickle.dumps(np.asfortranarray(np.array([[1, 2], [3, 4]], dtype=object))),
         pickle.dumps(np.zeros(2, dtype="datetime64[s]")),
+        pickle.dumps(np.empty((10**6, 0), dtype=object)),
         pickle.dumps({1, 2}.__class__),
     ],
 )

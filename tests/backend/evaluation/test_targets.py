@@ -126,6 +126,18 @@ def test_cases_with_one_name_get_different_ones(tmp_path: Path) -> None:
     assert all(name.endswith("s1") for name in names)
 
 
+def test_rows_of_a_table_with_one_image_are_cases_of_their_own(tmp_path: Path) -> None:
+    nib.Nifti1Image(np.zeros(SHAPE, np.int16), AFFINE).to_filename(tmp_path / "scan.nii.gz")
+    rows = ["image,label,modality,dataset"]
+    for name in ("liver", "spleen", "liver"):
+        nib.Nifti1Image(cube().astype(np.uint8), AFFINE).to_filename(tmp_path / f"{name}.nii.gz")
+        rows.append(f"scan.nii.gz,{name}.nii.gz,CT,D")
+    (tmp_path / "table.csv").write_text("\n".join(rows))
+    cases = find_cases(tmp_path / "table.csv")
+    assert len(choose_cases(cases, [], None)) == 3
+    assert "spleen" in cases[1].name
+
+
 def test_choosing_cases(folder: Path) -> None:
     cases = find_cases(folder)
     assert [case.name for case in choose_cases(cases, [], 1)] == ["a"]

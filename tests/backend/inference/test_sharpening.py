@@ -11,7 +11,15 @@ from scipy import ndimage
 from backend.inference.canvas import Canvas, Window
 from backend.inference.predictor import spacing_of
 from backend.inference.prompts import Click, InitialMask, Prompts
-from backend.inference.sharpening import FINEST, MARGIN, MOST_WINDOWS, _starts, finer_windows, without_islands
+from backend.inference.sharpening import (
+    FINEST,
+    MARGIN,
+    MOST_WINDOWS,
+    OVERLAP,
+    _starts,
+    finer_windows,
+    without_islands,
+)
 from backend.inference.solver import Solver
 from backend.inference.views import Views, view_of
 from backend.volume import Volume
@@ -188,6 +196,13 @@ def test_no_more_windows_than_it_takes(low: int, extent: int, count: int) -> Non
     assert starts[0] <= low + MARGIN
     assert starts[-1] + SIZE >= low + extent - MARGIN
     assert all(later - earlier <= SIZE for earlier, later in pairwise(starts))
+
+
+def test_windows_overlap_wherever_they_begin() -> None:
+    for low in np.arange(-8, 8, 0.5):
+        for high in low + np.arange(56, 300, 0.5):
+            starts = _starts(low, high, SIZE)
+            assert all(later - earlier <= SIZE - OVERLAP for earlier, later in pairwise(starts)), (low, high, starts)
 
 
 def test_the_next_click_finds_most_windows_known() -> None:

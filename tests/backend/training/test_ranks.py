@@ -11,13 +11,14 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import tiny_run
 import torch
 
 import backend.training.launch
 from backend.errors import ErrorCode, SamMed3DError, SamMed3DWarning
-from backend.training.launch import _local_ranks, launch
+from backend.training.launch import _device, _local_ranks, _wait, launch
 from backend.training.state import Checkpoints
 
 
@@ -93,6 +94,7 @@ def test_nan_on_one_rank_is_skipped_on_all(tmp_path: Path) -> None:
     ("what", "code", "message", "seconds"),
     [
         ("kill", ErrorCode.TRAINING_RANK, "was ended by the signal SIGKILL", 15),
+        ("silent", ErrorCode.TRAINING_RANK, "was ended by exit status 1", 15),
         ("hang", ErrorCode.TRAINING_RANK, "lost touch with another rank", 3 + 45),
         ("corrupt", ErrorCode.DATA_CORRUPT, "masks/7.b2nd is damaged.", 15),
     ],
@@ -137,6 +139,23 @@ def test_signal_to_the_launcher_is_answered_and_stops_all_ranks(
     launch(wanted)
     assert 0 < state(tmp_path / "run")["counters"]["step"] == len(tiny_run.steps(tmp_path / "run")) < 4000
     assert capfd.readouterr().err.count("stopping") == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_request_to_stop_before_the_ranks_listen_is_no_error(
+    number: signal.Signals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def asked_at_once(processes: list[Any]) -> set[int]:
+        for process in (*processes, psutil.Process()) if number == signal.SIGINT else (psutil.Process(),):
+            os.kill(process.pid, number)  # Ctrl-C goes to all
+        return _wait(processes)
+
+    monkeypatch.setattr(backend.training.launch, "_wait", asked_at_once)
+    launch(tiny_run.config(tmp_path / "run", run={"ranks": 2}))
+    monkeypatch.undo()
+    assert not (tmp_path / "read").exists()
+    launch(tiny_run.config(tmp_path / "run", run={"ranks": 2}))
+    assert len(tiny_run.steps(tmp_path / "run")) == 8
 
 
 @pytest.mark.slow
@@ -185,6 +204,16 @@ def test_no_two_ranks_share_a_gpu(gpus: int, ranks: int, tmp_path: Path, monkeyp
     config = tiny_run.config(tmp_path / "run", run={"ranks": 3}, numerics={"device": "auto"})
     with pytest.warns(SamMed3DWarning, match=f"there are {gpus} of the kind cuda") if gpus < 3 else nullcontext():
         assert _local_ranks(config) == ranks
+
+
+def test_a_rank_of_torchrun_without_a_gpu_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    numerics = tiny_run.config(Path("run"), numerics={"device": "cuda"}).numerics
+    assert _device(numerics, 1) == torch.device("cuda", 1)
+    with pytest.raises(SamMed3DError, match="local rank 2, only 2") as caught:
+        _device(numerics, 2)
+    assert caught.value.code is ErrorCode.DEVICE_UNAVAILABLE
 
 
 def test_want_of_memory_says_what_to_lower(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

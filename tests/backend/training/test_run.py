@@ -2,6 +2,7 @@
 
 import json
 import random
+import shutil
 import signal
 import time
 from collections.abc import Iterator
@@ -264,6 +265,19 @@ def test_frozen_encoder_is_embedded_once_and_stays(tmp_path: Path) -> None:
     assert {name for name in fresh if name.startswith("image_encoder.")} <= same < fresh.keys()
 
 
+def test_embeddings_of_other_data_are_not_taken(tmp_path: Path) -> None:
+    sections = {"model": {"freeze": ("image_encoder",)}, "data": {"variants": 1}}
+    out = tmp_path / "run"
+    tiny_run.train(tiny_run.config(out, **sections))
+    shutil.rmtree(out / "checkpoints")  # so that the folder is free
+    ends = []
+    for again in (out, tmp_path / "fresh" / "run"):
+        again.parent.mkdir(exist_ok=True)
+        tiny_run.train(tiny_run.config(again, **sections, run={"seed": 1}))
+        ends.append(content_digest(state(again)["learner"]))
+    assert ends[0] == ends[1]
+
+
 @pytest.mark.slow
 def test_workers_change_nothing_and_end_with_their_rank(tmp_path: Path, finished: Path) -> None:
     sections = QUICK | {"data": QUICK["data"] | {"workers": 2}}
@@ -292,6 +306,15 @@ def test_trouble_in_a_worker_is_told(what: str, message: str, tmp_path: Path) ->
     assert command.wait() == 2
     assert message in command.output()
     assert "Traceback" not in command.output()
+
+
+@pytest.mark.slow
+def test_a_defect_of_the_data_in_a_worker_is_no_want_of_memory(tmp_path: Path) -> None:
+    (tmp_path / "trouble").write_text("no-object 0 3")
+    command = tiny_run.start(tiny_run.config(tmp_path / "run", data={"workers": 1}))
+    assert command.wait() == 1
+    assert "seed 5 gave no object" in command.output()
+    assert "data.workers" not in command.output()
 
 
 @pytest.mark.slow

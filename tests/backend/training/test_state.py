@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from backend.errors import ErrorCode, SamMed3DError, SamMed3DWarning
+from backend.training.folder import sweep_folder
 from backend.training.state import Checkpoints, content_digest
 
 
@@ -175,11 +176,21 @@ def test_full_disk_leaves_the_old_file_and_a_clear_error(checkpoints: Checkpoint
     assert (checkpoints.folder / "step-00000001.pth").read_bytes() == before
 
 
-def test_what_killed_saves_left_is_swept(checkpoints: Checkpoints) -> None:
+def test_what_killed_writing_left_is_swept(checkpoints: Checkpoints) -> None:
     checkpoints.save(a_state(1), 1)
-    (checkpoints.folder / ".0a1b2c3d-step-00000002.pth").write_bytes(b"half")
+    run = checkpoints.folder.parent
+    embeddings = run / "embeddings" / "of" / "weights"
+    embeddings.mkdir(parents=True)
+    halves = [
+        checkpoints.folder / ".0a1b2c3d-step-00000002.pth",
+        run / ".0a1b2c3d-weights.pth",
+        embeddings / ".0a1b2c3d-0-1.safetensors",
+    ]
+    for half in halves:
+        half.write_bytes(b"half")
     (checkpoints.folder / "notes.txt").write_text("mine")
-    checkpoints.sweep()
+    sweep_folder(run)
+    assert not any(half.exists() for half in halves)
     assert names(checkpoints) == ["notes.txt", "step-00000001.pth"]
 
 
@@ -206,7 +217,7 @@ def test_500_kills_while_saving_lose_nothing(checkpoints: Checkpoints) -> None:
         os.close(reader)
         acknowledged = int.from_bytes(told[-8:], "big") if told else last
         halves += bool(list(checkpoints.folder.glob(".*")))
-        checkpoints.sweep()
+        sweep_folder(checkpoints.folder)
         newest = saved_step(checkpoints.load_newest())  # without a warning, which would be an error here
         assert newest in (acknowledged, acknowledged + 1)
         last = newest

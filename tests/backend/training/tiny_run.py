@@ -48,6 +48,10 @@ def corrupt() -> None:
     raise SamMed3DError(ErrorCode.DATA_CORRUPT, "masks/7.b2nd is damaged.", "Prepare it anew.")
 
 
+def no_object() -> None:
+    raise RuntimeError("seed 5 gave no object in 100 attempts")
+
+
 def terminate() -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
@@ -58,6 +62,8 @@ TROUBLES: dict[str, Callable[[], object]] = {
     "hang": lambda: time.sleep(1000),
     "kill": lambda: os.kill(os.getpid(), signal.SIGKILL),
     "terminate": terminate,
+    "silent": lambda: os._exit(1),
+    "no-object": no_object,
 }
 
 
