@@ -82,7 +82,7 @@ def run(options: argparse.Namespace) -> None:
     write_mask(options.output, session.labels, volume)
     voxels = int(np.count_nonzero(session.labels))
     millilitres = voxels * abs(np.linalg.det(volume.affine[:3, :3])) / 1000
-    print(f"{options.output}: {voxels} voxels, {millilitres:.3f} ml, by {resolve(options.model)}")
+    print(f"{options.output}: {voxels} voxel{'s' * (voxels != 1)}, {millilitres:.3f} ml, by {resolve(options.model)}")
 
 
 def check_output(options: argparse.Namespace) -> None:

@@ -8,10 +8,10 @@ import numpy.typing as npt
 
 from backend.errors import ErrorCode, SamMed3DError
 from backend.geometry import Index3, extract_crop
-from backend.inference.canvas import Canvas, Floats, Window
+from backend.inference.canvas import Canvas, Window
 from backend.inference.predictor import SPACING_MM
 from backend.inference.prompts import Box, Click, InitialMask, Prompt, Prompts, centre_of, check_prompt, ends_of
-from backend.inference.solver import MASK_LOGIT, Solver
+from backend.inference.solver import Solver, logits_of
 from backend.volume import Volume
 
 NEGATIVE, POSITIVE, BOX_FIRST, BOX_SECOND = 0, 1, 2, 3
@@ -133,7 +133,7 @@ class FollowingSolver(Solver):
         for start in self._cover(prompt):
             share = extract_crop(mask, self.predictor.grid, start, canvas.size)
             cells = share.reshape((canvas.cells, canvas.stride) * 3).mean(axis=(1, 3, 5))
-            canvas = canvas.with_window(Window(start, _logits_of(cells), prompted=True))
+            canvas = canvas.with_window(Window(start, logits_of(cells), prompted=True))
         return replace(canvas, given=prompt.patch)
 
     def _cover(self, prompt: InitialMask) -> list[Index3]:
@@ -150,20 +150,6 @@ class FollowingSolver(Solver):
             )
         first = (low + high + 1 - (counts + 1) * half) // 2
         return [_index(first + half * np.array(step)) for step in np.ndindex(*counts)]
-
-
-def _logits_of(cells: Floats) -> Floats:
-    """Logits of how much of each cell a mask fills: above 0 from a half on.
-
-    Cells are 6 mm wide, and of a vessel, or a small lesion, hardly one is half full: then the fullest, as many as it
-    would fill.
-    """
-    filled = float(cells.sum())
-    if np.count_nonzero(cells > 0.5) >= filled / 2:
-        return (MASK_LOGIT * (2 * cells - 1)).astype(np.float32)
-    count = max(1, round(filled))
-    least = float(np.partition(cells, -count, axis=None)[-count])
-    return (MASK_LOGIT * np.where(cells >= least, 1, cells / least - 1)).astype(np.float32)
 
 
 def _index(voxel: npt.NDArray[np.integer]) -> Index3:

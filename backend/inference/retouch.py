@@ -24,14 +24,30 @@ def retouched(before: Floats, answer: Floats, voxel: npt.ArrayLike, *, positive:
         positive: whether it belongs to the object.
     """
     mask = before > 0
-    at = np.rint(voxel).astype(int).clip(0, len(mask) - 1)
-    squares = sum((axis - place) ** 2 for axis, place in zip(np.ogrid[tuple(map(slice, mask.shape))], at, strict=True))
-    across = squares[mask != mask[tuple(at)]]
-    reach = max(LEAST_REACH, REACH * float(np.sqrt(across.min()))) if len(across) else np.inf
-    wrong = (mask != positive) & ((answer > 0) == positive) & (squares <= reach**2)
+    at = _nearest(voxel, len(mask))
+    reach = max(LEAST_REACH, REACH * to_border(mask, voxel))
+    wrong = (mask != positive) & ((answer > 0) == positive) & (_squares(at, len(mask)) <= reach**2)
     pieces, _ = ndimage.label(wrong)
     piece = pieces[tuple(at)]
     return np.where((pieces == piece) & (piece > 0), answer, before)
+
+
+def to_border(mask: Bools, voxel: npt.ArrayLike) -> float:
+    """How far the nearest voxel is that is in a mask (S, S, S) if this one is not, or else not in it; in voxels."""
+    at = _nearest(voxel, len(mask))
+    squares = _squares(at, len(mask))[mask != mask[tuple(at)]]
+    return float(np.sqrt(squares.min())) if len(squares) else np.inf
+
+
+def _nearest(voxel: npt.ArrayLike, size: int) -> npt.NDArray[np.int_]:
+    return np.rint(voxel).astype(int).clip(0, size - 1)
+
+
+def _squares(at: npt.NDArray[np.int_], size: int) -> npt.NDArray[np.int_]:
+    """Squared distances (S, S, S) from a voxel."""
+    x, y, z = ((np.arange(size) - place) ** 2 for place in at)
+    squares: npt.NDArray[np.int_] = x[:, None, None] + y[:, None] + z
+    return squares
 
 
 def edited(given: MaskPatch, now: MaskPatch, near: MaskPatch, *, positive: bool) -> MaskPatch:
@@ -43,7 +59,7 @@ def edited(given: MaskPatch, now: MaskPatch, near: MaskPatch, *, positive: bool)
         near: where that is another than it was before the click, and a voxel of the window around.
         positive: whether the click adds; else it takes away.
     """
-    pairs = [given.slices, now.slices] if positive else [given.slices]
+    pairs = [patch.slices for patch in ((given, now) if positive else (given,)) if patch.mask.size] or [given.slices]
     x, y, z = (slice(min(s.start for s in sides), max(s.stop for s in sides)) for sides in zip(*pairs, strict=True))
     mask, new, here = (patch.within((x, y, z)) for patch in (given, now, near))
     return MaskPatch((x.start, y.start, z.start), mask | (here & new) if positive else mask & ~(here & ~new))

@@ -4,7 +4,9 @@ from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 
-from backend.inference.canvas import Canvas
+import numpy as np
+
+from backend.inference.canvas import Canvas, Floats
 from backend.inference.predictor import Predictor
 from backend.inference.prompts import Prompt, Prompts, check_order, check_prompt
 
@@ -83,3 +85,16 @@ class Solver(ABC):
         self._solved.move_to_end(prompts)
         while len(self._solved) > 1 and sum(known.nbytes for known in self._solved.values()) > REMEMBERED_BYTES:
             self._solved.popitem(last=False)
+
+
+def logits_of(cells: Floats) -> Floats:
+    """Logits of how much of each cell a mask fills: above 0 from a half on.
+
+    Of a vessel, or a small lesion, hardly one cell is half full: then the fullest, as many as it would fill.
+    """
+    filled = float(cells.sum())
+    if np.count_nonzero(cells > 0.5) >= filled / 2:
+        return (MASK_LOGIT * (2 * cells - 1)).astype(np.float32)
+    count = max(1, round(filled))
+    least = float(np.partition(cells, -count, axis=None)[-count])
+    return (MASK_LOGIT * np.where(cells >= least, 1, cells / least - 1)).astype(np.float32)

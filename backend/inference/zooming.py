@@ -7,12 +7,12 @@ import numpy as np
 from scipy import ndimage
 
 from backend.geometry import extract_crop
-from backend.inference.canvas import EMPTY_PATCH, Canvas, Floats, Window
+from backend.inference.canvas import Canvas, Floats, MaskPatch, Window
 from backend.inference.predictor import Predictor, spacing_of
-from backend.inference.prompts import Click, InitialMask, Point, Prompt, Prompts, centre_of, check_prompt, ends_of
-from backend.inference.retouch import edited, innermost, retouched
+from backend.inference.prompts import Click, InitialMask, Prompt, Prompts, centre_of, check_prompt, ends_of
+from backend.inference.retouch import edited, innermost, retouched, to_border
 from backend.inference.sharpening import finer_windows, without_islands
-from backend.inference.solver import MASK_LOGIT, Solver
+from backend.inference.solver import Solver, logits_of
 from backend.inference.views import Bools, Points, Span, View, Views, view_of
 from backend.volume import Volume
 
@@ -26,6 +26,8 @@ ROOM = 4.0
 CUT_OFF = 0.1
 # Windows tried for one prompt.
 LOOKS = 4
+# A mask is retouched in a window so many times as wide as its border is away from the click, and at least so wide (mm).
+SIDE, LEAST_MM = 8.0, 64.0
 # Beside a click there must be so many voxels of its window.
 MARGIN = 2
 # By which share of its window an object goes on beyond a face, at a guess.
@@ -39,8 +41,9 @@ class ZoomingSolver(Solver):
     must be, the window becomes finer, where it touches the faces wider, and the click is answered again; the answer
     that heeds the clicks best stays. Later clicks keep the window for as long as the object fits. The border of a large
     object is then seen anew in finer windows around it, and the next click begins from that.
-    An initial mask is trusted: clicks after it change what is around them, in a window that holds all of it.
-    A box is taken as a click at its centre and as the size of the window.
+    An initial mask is trusted: clicks after it change what is around them, in a window that holds all of it, or in a
+    finer one around them.
+    A box is taken as a click at its centre and as the size of the window; after an initial mask it says nothing new.
     """
 
     def __init__(self, predictor: Predictor, extend: bool = True) -> None:
@@ -63,10 +66,10 @@ class ZoomingSolver(Solver):
     def _answer(self, canvas: Canvas, prompts: Prompts) -> Canvas:
         newest = prompts[-1]
         if isinstance(newest, InitialMask):
-            return self._fill(newest, self._first_view(newest))
+            return replace(self._given(newest.patch, self._first_view(newest)), given=newest.patch)
+        if canvas.given is not None:
+            return self._retouch(canvas, canvas.given, prompts, newest) if isinstance(newest, Click) else canvas
         view = self._start(canvas, newest)
-        if isinstance(newest, Click) and any(isinstance(prompt, InitialMask) for prompt in prompts):
-            return self._retouch(view, canvas, prompts, newest)
         # Also where nobody waited for it, so that the same clicks have the same answer at any pace.
         before = [canvas, *self._sharpened(canvas, prompts[:-1])][-1]
         answers: dict[View, Canvas] = {}
@@ -79,17 +82,31 @@ class ZoomingSolver(Solver):
                 return self._without_strays(*best, prompts)
             view = wanted
 
-    def _retouch(self, view: View, before: Canvas, prompts: Prompts, click: Click) -> Canvas:
-        """An initial mask with what a click changes in it, in a window that holds all of it."""
+    def _retouch(self, before: Canvas, given: MaskPatch, prompts: Prompts, click: Click) -> Canvas:
+        """An initial mask with what a click changes in it."""
+        view = self._retouched_view(given, click)
         voxel = self._views.voxels(view, np.array([click.point]))
         if not self._views.inside(voxel)[0]:
             return before
-        seen, answer = self._views.seen(before, view), self._look_inside(view, before, prompts)
+        before = self._given(given, view)
+        seen, answer = before.windows[0].logits, self._look_inside(view, before, prompts)
         after = self._canvas(view, retouched(seen, answer, voxel[0], positive=click.positive))
         changed = (after.windows[0].logits > 0) != (seen > 0)
         near = ndimage.binary_dilation(changed, np.ones((3, 3, 3))).astype(np.float32)
         now, around = self.predictor.paint(after), self.predictor.paint(self._canvas(view, 2 * near - 1))
-        return replace(after, given=edited(before.given or EMPTY_PATCH, now, around, positive=click.positive))
+        return replace(after, given=edited(given, now, around, positive=click.positive))
+
+    def _retouched_view(self, given: MaskPatch, click: Click) -> View:
+        """A window that holds all of a mask, and a positive click; around the click where that is finer."""
+        corners = [[side.start, side.stop - 1] for side in given.slices] if given.mask.any() else np.zeros((3, 0))
+        ends = np.array(corners, dtype=np.float64).T
+        if click.positive or not len(ends):
+            ends = np.concatenate([ends, [click.point]])
+        whole = self._views.fitted(Span(ends.min(0), ends.max(0)))
+        voxel = self._views.voxels(whole, np.array([click.point]))[0]
+        across_mm = to_border(self._given(given, whole).windows[0].logits > 0, voxel) * spacing_of(whole.level)
+        near = self._views.around(click.point, max(LEAST_MM, SIDE * across_mm)) if across_mm < np.inf else whole
+        return near if near.level < whole.level else whole
 
     def _look_inside(self, view: View, before: Canvas, prompts: Prompts) -> Floats:
         """The answer in a window with a positive click where there is none: without any the network finds nothing."""
@@ -219,12 +236,13 @@ class ZoomingSolver(Solver):
         found = self._views.inside(voxels) & (answer.windows[0].logits[tuple(index.T)] > 0)
         return float(np.mean(found == labels))
 
-    def _fill(self, prompt: InitialMask, view: View) -> Canvas:
-        """A window around an initial mask, with logits that say it."""
-        mask = Volume(prompt.mask, self.predictor.volume.affine)
+    def _given(self, given: MaskPatch, view: View) -> Canvas:
+        """A window with logits that say a mask."""
+        x, y, z = (slice(0, count) for count in self.predictor.volume.shape)
+        mask = Volume(given.within((x, y, z)), self.predictor.volume.affine)
         grid = self.predictor.grid_at(view.level)
         share = extract_crop(mask, grid, view.start, self._views.size, average=True)
-        return replace(self._canvas(view, MASK_LOGIT * (2 * share - 1)), given=prompt.patch)
+        return self._canvas(view, logits_of(share))
 
 
 def _middle(points: Points) -> Points:
@@ -235,14 +253,10 @@ def _middle(points: Points) -> Points:
 
 def _clicks(prompts: Prompts) -> tuple[Points, Bools]:
     """Volume indices (N, 3) of all clicks since the last initial mask, and which are positive (N,)."""
-    points: list[Point] = []
-    labels: list[bool] = []
-    for prompt in prompts:
-        if isinstance(prompt, InitialMask):
-            points, labels = [], []
-        else:
-            points.append(centre_of(prompt))
-            labels.append(not isinstance(prompt, Click) or prompt.positive)
+    masks = [number for number, prompt in enumerate(prompts) if isinstance(prompt, InitialMask)]
+    heeded = [p for p in prompts[masks[-1] :] if isinstance(p, Click)] if masks else prompts
+    points = [centre_of(prompt) for prompt in heeded]
+    labels = [not isinstance(prompt, Click) or prompt.positive for prompt in heeded]
     return np.array(points, dtype=np.float64).reshape(-1, 3), np.array(labels, dtype=bool)
 
 

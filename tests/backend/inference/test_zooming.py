@@ -333,6 +333,46 @@ def test_a_positive_click_beside_an_initial_mask_adds_what_is_around_it() -> Non
     assert (found & given).sum() > 0.9 * given.sum()
 
 
+class Blind(Lit):
+    """Finds nothing."""
+
+    def answer(self, call: Call) -> Floats:
+        return np.full_like(call.embedding, -4)
+
+
+@pytest.mark.parametrize(
+    ("model", "click"),
+    [(Lit(), Click((21.0, 21.0, 171.0))), (Blind(), Click((21.0, 21.0, 20.0), positive=False))],
+    ids=["added", "taken away"],
+)
+def test_a_click_on_a_thin_mask_changes_what_is_near_it(model: Lit, click: Click) -> None:
+    """A vessel beside an organ as bright; in a window that holds all of it, no voxel is half vessel."""
+    vessel = np.zeros((60, 60, 200), dtype=bool)
+    vessel[20:23, 20:23, 10:190] = True
+    organ = np.zeros_like(vessel)
+    organ[23:50, 10:50, 60:150] = True
+    volume = Volume(np.where(vessel | organ, np.float32(1000), np.float32(100)), np.eye(4))
+    given = vessel.copy()
+    given[..., 170:] = False
+    found = painted(solver(model, volume), (InitialMask(given), click))
+    changed = found != given
+    assert found[tuple(map(int, click.point))] == click.positive
+    assert 5 < changed.sum() < 500
+    assert not changed[..., 40:160].any()
+
+
+def test_a_box_after_an_initial_mask_changes_nothing_nor_does_it_lose_the_mask() -> None:
+    volume, truth = bright_ball(24)
+    given = truth.copy()
+    given[:, :36] = False
+    box = Box((20.0, 20, 15), (70, 60, 55))
+    answers = solver(Lit(), volume)
+    np.testing.assert_array_equal(painted(answers, (InitialMask(given), box)), given)
+    click = Click((44.0, 32, 34))
+    expected = painted(solver(Lit(), volume), (InitialMask(given), click))
+    np.testing.assert_array_equal(painted(answers, (InitialMask(given), box, click)), expected)
+
+
 @pytest.mark.parametrize("orientation", ORIENTATIONS[::11], ids=str)
 @pytest.mark.parametrize("positive", [False, True])
 def test_away_from_the_click_an_initial_mask_stays_voxel_for_voxel(orientation: Any, positive: bool) -> None:
