@@ -76,7 +76,7 @@ def run(options: argparse.Namespace) -> None:
         said = f"[{len(results)}/{len(cases)}] {result.case}: {trials} trials, {result.seconds:.1f} s"
         print(said, *(f"\n  failed: {f.model or ''} {f.target or ''}: {f.error}" for f in result.failures), flush=True)
     results.sort(key=lambda result: result.case)
-    report = Report(settings, str(options.data), options.jobs, tuple(results))
+    report = Report(settings, str(options.data), tuple(results))
     report.write(options.out)
     print_overall(report)
     if not report.rows:

@@ -4,6 +4,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from functools import cache, partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -42,9 +43,16 @@ def run(options: argparse.Namespace) -> None:
         progress_bar(desc="volumes") as progress,
         ProcessPoolExecutor(options.jobs, mp_context=get_context("spawn")) as pool,
     ):
-        for done, new in enumerate(pool.map(work, seeds), start=1):
-            written += new
-            progress(done, options.count)
+        try:
+            for done, new in enumerate(pool.map(work, seeds), start=1):
+                written += new
+                progress(done, options.count)
+        except BrokenProcessPool as error:
+            raise SamMed3DError(
+                ErrorCode.DEVICE_MEMORY,
+                f"A process was killed after {written} volumes, most often for want of memory.",
+                "Lower --jobs or --size; the same command goes on.",
+            ) from error
     print(f"{options.out}: {written} volumes written, {options.count - written} were there")
 
 

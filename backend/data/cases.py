@@ -119,8 +119,15 @@ def is_image(path: Path) -> bool:
 
 
 def image_files(folder: Path) -> dict[str, Path]:
-    """The image files of a folder by their stems, sorted; none where there is no folder."""
-    files = sorted(path for path in folder.iterdir() if is_image(path)) if folder.is_dir() else []
+    """The image files of a folder by their stems, sorted; none where there is no folder.
+
+    Raises:
+        SamMed3DError: DATA_SOURCE, a folder that cannot be read.
+    """
+    try:
+        files = sorted(path for path in folder.iterdir() if is_image(path)) if folder.is_dir() else []
+    except OSError as error:
+        raise bad_source(f"{folder} could not be read: {error.strerror}.", "Check its permissions.") from error
     return {stem_of(path.name): path for path in files}
 
 

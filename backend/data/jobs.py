@@ -95,7 +95,7 @@ class Job:
 
     def digest(self, config: PreparationConfig) -> str:
         """Of the settings, of what the source says, and of the files' sizes and times."""
-        files = [_stamps(path) for case in self.cases for path in (case.image, case.label)]
+        files = [stamps_of(path) for case in self.cases for path in (case.image, case.label)]
         content = repr(([asdict(case) for case in self.cases], files, config.model_dump_json()))
         return hashlib.sha256(content.encode(errors="surrogatepass")).hexdigest()
 
@@ -113,14 +113,20 @@ def file_name(*parts: str) -> str:
     return name
 
 
-def _stamps(path: Path) -> list[tuple[str, tuple[int, int] | None]]:
-    """The stamp of a file, and of those that hold its voxels: beside a header, or the slices of a DICOM series."""
-    suffix = path.suffix.lower()
-    if suffix in _HEADERS:
-        parts = sorted(path.parent.glob(f"{glob.escape(path.stem)}*"))
-    elif path.is_dir() or suffix == ".dcm":
-        parts = sorted((path if path.is_dir() else path.parent).glob("*"))
-    else:
+def stamps_of(path: Path) -> list[tuple[str, tuple[int, int] | None]]:
+    """Sizes and times of change of a file and of those that hold its voxels, by their names.
+
+    Those lie beside a header, or are the slices of a DICOM series. None for one that cannot be looked at.
+    """
+    try:
+        suffix = path.suffix.lower()
+        if suffix in _HEADERS:
+            parts = sorted(path.parent.glob(f"{glob.escape(path.stem)}*"))
+        elif path.is_dir() or suffix == ".dcm":
+            parts = sorted((path if path.is_dir() else path.parent).glob("*"))
+        else:
+            parts = [path]
+    except (OSError, ValueError):  # no permission, or a name that no file system has: its reader will tell
         parts = [path]
     return [(part.name, _stamp(part)) for part in parts]
 
@@ -128,6 +134,6 @@ def _stamps(path: Path) -> list[tuple[str, tuple[int, int] | None]]:
 def _stamp(path: Path) -> tuple[int, int] | None:
     try:
         status = path.stat()
-    except OSError:
+    except (OSError, ValueError):
         return None
     return status.st_size, status.st_mtime_ns

@@ -10,7 +10,7 @@ from scipy import ndimage
 
 from backend.data.cleaning import Mask, Target
 from backend.errors import ErrorCode, SamMed3DError
-from backend.geometry import Index3, canonical_volume, same_grid
+from backend.geometry import Index3, same_grid
 from backend.io import read_volume
 from backend.io.labels import holds_labels
 from backend.volume import Volume
@@ -30,8 +30,10 @@ class LabelMap:
         array = np.asarray(labels.array)
         numbers = None
         if array.max() > LARGEST_LISTED:
-            numbers, array = np.unique(array, return_inverse=True)
-        self._labels: npt.NDArray[np.uint16] = array.astype(np.uint16).reshape(labels.shape)
+            found, places = np.unique(array, return_inverse=True)
+            numbers, array = np.unique([0, *found]), places + (found[0] != 0)
+        few = numbers is None or len(numbers) <= LARGEST_LISTED + 1
+        self._labels: npt.NDArray[Any] = array.astype(np.uint16 if few else np.int32).reshape(labels.shape)
         self._spacing = labels.spacing
         self._voxel_ml = abs(float(np.linalg.det(labels.affine[:3, :3]))) / 1000
         self._boxes = {
@@ -61,8 +63,8 @@ class LabelMap:
         return Target(name, mask, (x, y, z), shape, self._spacing, self._voxel_ml)
 
 
-def read_labels(path: Path, image: Volume) -> LabelMap:
-    """Read the labels of an image.
+def read_labels(path: Path, image: Volume) -> Volume:
+    """Read the labels of an image, as uint32.
 
     Raises:
         SamMed3DError: what `read_volume` refuses; another grid than the image's; values that are not whole
@@ -83,7 +85,7 @@ def read_labels(path: Path, image: Volume) -> LabelMap:
             f"The labels {path} are not whole numbers from 0: they run from {values.min()} to {values.max()}.",
             "Give a label map, not an image or a probability.",
         )
-    return LabelMap(canonical_volume(Volume(values.astype(np.uint32, copy=False), labels.affine)))
+    return Volume(values.astype(np.uint32, copy=False), labels.affine, labels.source)
 
 
 class PlacedMask:

@@ -4,6 +4,7 @@ The test folders (imagesTs, labelsTs) are never read.
 """
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Self
 
@@ -68,11 +69,19 @@ def read_nnunet(folder: Path) -> Listing:
     content = parse_json(folder / "dataset.json", DatasetJson)
     labels = image_files(folder / "labelsTr")
     images = image_files(folder / "imagesTr")
-    split = {stem: match.groups() for stem in images if (match := _CHANNEL.fullmatch(stem)) and stem not in labels}
-    cases = sorted(set(labels) | {split[stem][0] if stem in split else stem for stem in images})
+    several = len(content.channels) > 1
+    cases = sorted(set(labels) | {_case_of(stem, labels, several=several) for stem in images})
     if not cases:
         raise bad_source(f"{folder} has no images in imagesTr and labelsTr.", "Name the folder of one dataset.")
     return Listing(tuple(image for case in cases for image in _channels(folder, case, content, images, labels)))
+
+
+def _case_of(stem: str, labels: Mapping[str, Path], *, several: bool) -> str:
+    """The case that an image file shows: its name may end with the number of a channel, or merely look so."""
+    match = _CHANNEL.fullmatch(stem)
+    if match is None or stem in labels:
+        return stem
+    return match[1] if several or match[1] in labels or match[2] == "0000" else stem
 
 
 def _channels(

@@ -60,7 +60,7 @@ def _in_pool(work: Callable[[J], R], waiting: deque[J], workers: int) -> Generat
         except BrokenProcessPool:
             return list(running.values())
         finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+            pool.shutdown(cancel_futures=True)  # and wait: who goes on must not find jobs still writing
     return []
 
 

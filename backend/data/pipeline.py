@@ -21,6 +21,9 @@ from backend.errors import ErrorCode, SamMed3DError
 from backend.io.atomic import leftovers
 from backend.io.boundary import writing
 
+# What a case may fail for that a later run may not find.
+_OF_THE_MOMENT = {ErrorCode.FILE_READ, ErrorCode.VOLUME_TOO_LARGE}
+
 
 class PipelineConfig(BaseModel):
     """Everything but the sources and the output.
@@ -170,14 +173,18 @@ def _results(jobs: list[Job], out: Path, config: PipelineConfig) -> Iterator[Job
 
 
 def _finished(job: Job, out: Path, config: PreparationConfig) -> JobResult | None:
-    """The result of an earlier run, if it is of the same settings and sources, and its files are there."""
+    """The result of an earlier run, if it is of the same settings and sources, and its files are there.
+
+    What failed for want of permission or memory, which no file shows to be mended, is tried again.
+    """
     try:
         result = JobResult.model_validate_json(job.result_file(out).read_bytes())
     except (OSError, ValidationError):
         return None
     files = {name for entry in result.entries for name in (entry.image, entry.mask)}
     same = result.digest == job.digest(config) and all((out / name).is_file() for name in files)
-    return result if same else None
+    again = any(failure.code in _OF_THE_MOMENT for failure in result.failures)
+    return result if same and not again else None
 
 
 def _lost(job: Job) -> JobResult:

@@ -32,6 +32,9 @@ def prepare_job(job: Job, out: Path, config: PreparationConfig) -> JobResult:
             its case aside.
     """
     digest = job.digest(config)  # before the files are read: the next run sees a change in between
+    path = job.result_file(out)
+    with writing(path):
+        path.unlink(missing_ok=True)  # an earlier result must not outlive the files that it was written for
     findings = Findings()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", SamMed3DWarning)
@@ -44,7 +47,6 @@ def prepare_job(job: Job, out: Path, config: PreparationConfig) -> JobResult:
         failures=tuple(findings.failures),
         warnings=tuple(str(one.message) for one in caught if issubclass(one.category, SamMed3DWarning)),
     )
-    path = job.result_file(out)
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as temporary:
@@ -76,7 +78,7 @@ def _prepare_image(cases: list[SourceCase], place: Place, config: PreparationCon
     covered: Mask = np.zeros(canonical_volume(image).shape, dtype=np.bool_)
     for case in cases:
         try:
-            labels = read_labels(case.label, image)
+            labels = LabelMap(canonical_volume(read_labels(case.label, image)))
         except Exception as error:  # as above
             findings.fail(case, error)
         else:

@@ -42,7 +42,9 @@ def read_source(path: Path) -> Listing:
     if not path.is_dir():
         raise bad_source(f"There is no source {path}.", "Name a folder, or a table that ends in .csv or .jsonl.")
     datasets = sorted({images.parent for levels in ("", "*/", "*/*/") for images in path.glob(f"{levels}imagesTr")})
-    listings = [_dataset(_full(folder)) for folder in datasets] or [_case_folders(_full(path))]
+    listings = [_dataset(_full(folder)) for folder in datasets]
+    if path not in datasets:  # datasets and cases may lie side by side
+        listings.append(_case_folders(_full(path)))
     cases = tuple(case for listing in listings for case in listing.cases)
     failures = tuple(failure for listing in listings for failure in listing.failures)
     if not cases and not failures:
@@ -151,7 +153,8 @@ class CaseMeta(BaseModel):
 def _case_folders(path: Path) -> Listing:
     cases: list[SourceCase] = []
     failures: list[Failure] = []
-    for folder in sorted(child for child in path.iterdir() if child.is_dir()):
+    # A hidden one is what a killed run has left half written.
+    for folder in sorted(child for child in path.iterdir() if child.is_dir() and not child.name.startswith(".")):
         try:
             files = {stem_of(file.name): file for file in sorted(folder.iterdir()) if is_image(file)}
             if files.keys() & {"image", "label"}:  # else it is no case

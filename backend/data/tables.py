@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,8 @@ class Row(BaseModel):
         label: file of labels, likewise.
         modality: in any words that `modality_of` knows.
         dataset: name of where it comes from.
-        subject: who it is of; the same person may be in several datasets. By default each image is one.
+        subject: who it is of; the same person may be in several datasets. By default each image is one,
+            with all its frames.
         target: what all labels but 0 show together.
         labels: name of each label value, as JSON in a CSV file. Without it and `target` each value is a target.
         frame: which volume of a 4-D image.
@@ -43,14 +45,18 @@ class Row(BaseModel):
     @field_validator("labels", mode="before")
     @classmethod
     def _from_text(cls, value: Any) -> Any:
-        return json.loads(value) if isinstance(value, str) else value
+        try:
+            return json.loads(value) if isinstance(value, str) else value
+        except RecursionError as error:
+            raise ValueError("brackets in brackets without end") from error
 
     def case(self, folder: Path) -> SourceCase:
         """The case, with paths taken from `folder`."""
-        name = stem_of(self.image) + ("" if self.frame is None else f"_{self.frame}")
+        stem = stem_of(os.path.normpath(self.image))
+        name = stem + ("" if self.frame is None else f"_{self.frame}")
         return SourceCase(
             name=name,
-            subject=self.subject or f"{self.dataset}/{name}",
+            subject=self.subject or f"{self.dataset}/{stem}",
             dataset=self.dataset,
             modality=modality_of(self.modality),
             image=folder / self.image,
@@ -104,7 +110,7 @@ def _csv_rows(path: Path, text: str) -> Iterator[tuple[int, dict[str, str]]]:
 
 
 def _json_rows(text: str) -> Iterator[tuple[int, Any]]:
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(text.split("\n"), 1):  # splitlines() breaks lines within a text, too
         if line.strip():
             try:
                 yield number, json.loads(line)

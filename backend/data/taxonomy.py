@@ -27,6 +27,11 @@ _PLURALS = {
     "ventricles": "brain ventricle",  # of the brain (FeTA, MRBrains); those of the heart are named one by one
 }  # fmt: skip
 
+_SINGULARS = {
+    "accumbens", "lens", "pons", "dens", "mons", "deferens", "vas", "pancreas", "psoas", "iliopsoas", "atlas", "biceps",
+    "triceps", "quadriceps",
+}  # fmt: skip
+
 _LESION = (
     "tumor", "lesion", "edema", "cancer", "carcinoma", "sarcoma", "metastasis", "cyst", "nodule", "polyp", "stroke",
     "infarct", "hemorrhage", "haemorrhage", "hematoma", "necrosis", "necrotic", "infection", "pneumonia", "abscess",
@@ -97,7 +102,7 @@ def _singular(word: str) -> str:
         return _PLURALS[word]
     if word.endswith("ies") and len(word) > 4:
         return word[:-3] + "y"
-    if word.endswith("s") and not word.endswith(("ss", "us", "is", "as", "os", "ps", "ns")):
+    if word.endswith("s") and word not in _SINGULARS and not word.endswith(("ss", "us", "is", "os")):
         return word[:-1]
     return word
 

@@ -38,13 +38,11 @@ class Report:
     Args:
         settings: what was measured.
         data: where the cases come from.
-        jobs: processes that shared the machine, which the times depend on.
         results: of all cases.
     """
 
     settings: Settings
     data: str
-    jobs: int
     results: tuple[CaseResult, ...]
 
     @property
@@ -52,6 +50,11 @@ class Report:
         """All rows, the models in the order in which they were given."""
         place = {model: number for number, model in enumerate(self.settings.models)}
         return sorted((row for result in self.results for row in result.rows), key=lambda row: place[row.model])
+
+    @property
+    def jobs(self) -> list[int]:
+        """Processes that shared the machine, which the times depend on: as many as in each run that measured some."""
+        return sorted({result.jobs for result in self.results})
 
     @property
     def failures(self) -> list[Failure]:
@@ -130,7 +133,7 @@ def _introduction(report: Report) -> list[str]:
         f"{targets} targets of {len(report.results)} cases, {settings.repeats} trials each, seed {settings.seed}; "
         f"{left_out} targets were left out (under {settings.min_volume_ml:g} ml, or not drawn). "
         f"Protocol: {settings.protocol}. Surface distance at {settings.tolerance_mm:g} mm. Intervals are 95 %, by "
-        f"the bootstrap over subjects. Times are of {report.jobs} process(es) at once."
+        f"the bootstrap over subjects. Times are of {' or '.join(map(str, report.jobs))} process(es) at once."
     )
     return [f"<p>{html.escape(said)}</p>"]
 

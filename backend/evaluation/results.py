@@ -5,10 +5,10 @@ import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 from pydantic import Base64Bytes, BaseModel, ConfigDict, ValidationError
 
+from backend.data.jobs import file_name, stamps_of
 from backend.device import Precision
 from backend.evaluation.protocol import Protocol, Trial
 from backend.evaluation.targets import Target
@@ -124,6 +124,7 @@ class CaseResult(Record):
         pictures: the worst results of each model.
         notes: warnings.
         seconds: that the case took in all.
+        jobs: processes that shared the machine.
     """
 
     stamp: str
@@ -134,6 +135,7 @@ class CaseResult(Record):
     pictures: tuple[Picture, ...] = ()
     notes: tuple[str, ...] = ()
     seconds: float = 0.0
+    jobs: int = 1
 
 
 def rows_of(target: Target, model: str, repeat: int, trial: Trial) -> list[Row]:
@@ -170,15 +172,16 @@ def rows_of(target: Target, model: str, repeat: int, trial: Trial) -> list[Row]:
     return rows
 
 
-def stamp_of(settings: Settings, files: Iterable[Path]) -> str:
-    """A digest of the settings and of the size and time of change of files; it differs if any of them changed."""
-    stats = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files if path.exists()]
-    return hashlib.sha256(json.dumps([settings.model_dump(), stats]).encode()).hexdigest()
+def stamp_of(settings: Settings, files: Iterable[Path], known: str = "") -> str:
+    """A digest of the settings, of the size and time of change of files, and of what is known beside them."""
+    stats = [(str(path), stamps_of(path)) for path in files]
+    content = json.dumps([settings.model_dump(), stats, known])
+    return hashlib.sha256(content.encode(errors="surrogatepass")).hexdigest()
 
 
 def case_path(out: Path, case: str) -> Path:
     """The file of a case's result, whatever characters its name has."""
-    return out / "cases" / f"{quote(case, safe='')}.json"
+    return out / "cases" / f"{file_name(case)}.json"
 
 
 def load_result(out: Path, case: str, stamp: str) -> CaseResult | None:

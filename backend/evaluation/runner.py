@@ -42,16 +42,17 @@ def evaluate(cases: Sequence[Case], settings: Settings, out: Path, jobs: int = 1
     todo: list[tuple[Case, str]] = []
     common = (*_weights(settings), *SOURCE.rglob("*.py"))  # what another version measured is not mixed with this one's
     for case in cases:
-        stamp = stamp_of(settings, (*case.files, *common))
+        stamp = stamp_of(settings, (*case.files, *common), case.known)
         known = load_result(out, case.name, stamp)
         if known is None:
             todo.append((case, stamp))
         else:
             yield known
     for result in _alone(todo, settings) if jobs == 1 else _together(todo, settings, jobs):
+        measured = result.model_copy(update={"jobs": jobs})
         if not result.failures:  # what failed is tried again by the next run
-            save_result(out, result)
-        yield result
+            save_result(out, measured)
+        yield measured
 
 
 def _alone(todo: Sequence[tuple[Case, str]], settings: Settings) -> Iterator[CaseResult]:

@@ -13,12 +13,12 @@ import numpy.typing as npt
 
 from backend.data.cases import SourceCase
 from backend.data.index import INDEX_NAME, IndexEntry, Modality, read_index
+from backend.data.labelmap import read_labels
 from backend.data.sources import read_cases
 from backend.data.store import StoredArray
 from backend.data.taxonomy import is_seen, structure_of
 from backend.errors import ErrorCode, SamMed3DError
 from backend.evaluation.metrics import Bools
-from backend.geometry import same_grid
 from backend.io import read_volume
 from backend.volume import Volume
 
@@ -78,6 +78,10 @@ class Case(Protocol):
     def files(self) -> tuple[Path, ...]:
         """What it is read from."""
 
+    @property
+    def known(self) -> str:
+        """All that is known of it beside these."""
+
     def open(self) -> OpenCase:
         """Read it. Raises SamMed3DError."""
 
@@ -109,18 +113,20 @@ class FileCase:
         """Image and label map."""
         return self.source.image, self.source.label
 
+    @property
+    def known(self) -> str:
+        """All that its source says."""
+        return repr(self.source)
+
     def open(self) -> LabelledCase:
         """Read image and label map, which must be on one grid.
 
         Raises:
-            SamMed3DError: one cannot be read, or their grids differ.
+            SamMed3DError: one cannot be read, their grids differ, or the labels are none.
         """
         source = self.source
-        volume, labels = read_volume(source.image, source.frame), read_volume(source.label)
-        check_same_grid(source, volume, labels)
-        array = np.asarray(labels.array)
-        if array.dtype.kind == "f":  # whole numbers that the file scales
-            array = np.rint(array).astype(np.int32)
+        volume = read_volume(source.image, source.frame)
+        array = np.asarray(read_labels(source.label, volume).array)
         voxel_ml = abs(float(np.linalg.det(volume.affine[:3, :3]))) / 1000
         found, counts = np.unique(array, return_counts=True)
         voxels = dict(zip(found.tolist(), counts.tolist(), strict=True))
@@ -163,18 +169,19 @@ class StoredCase:
 class IndexCase:
     """The entries of an index that share an image."""
 
+    name: str
     folder: Path
     entries: tuple[IndexEntry, ...]
-
-    @property
-    def name(self) -> str:
-        """The dataset and the source volume's name: two datasets may use one name."""
-        return f"{self.entries[0].dataset}/{self.entries[0].case}"
 
     @property
     def files(self) -> tuple[Path, ...]:
         """The image and the masks."""
         return self.folder / self.entries[0].image, *(self.folder / entry.mask for entry in self.entries)
+
+    @property
+    def known(self) -> str:
+        """All that the index says."""
+        return repr(self.entries)
 
     def open(self) -> StoredCase:
         """Read the image. Raises SamMed3DError where it is damaged."""
@@ -216,17 +223,18 @@ def find_cases(data: Path, split: Split = "validation") -> tuple[Case, ...]:
     if index.is_file():
         return _indexed(index.parent, split)
     sources = read_cases(data)
-    return tuple(FileCase(name, source) for name, source in zip(_unique_names(sources), sources, strict=True))
-
-
-def _unique_names(sources: Sequence[SourceCase]) -> list[str]:
-    """Cases of one source may share a name: of two datasets, or one for each category or file of labels."""
-    names = [source.name for source in sources]
-    for more in (
+    # Cases of one source may share a name: of two datasets, or one for each category or file of labels.
+    names = _unique(
+        [source.name for source in sources],
         ["/".join([source.dataset, *source.regions]) for source in sources],
         [source.label.name for source in sources],
-        [str(number) for number in range(len(sources))],
-    ):
+    )
+    return tuple(FileCase(name, source) for name, source in zip(names, sources, strict=True))
+
+
+def _unique(names: list[str], *more_words: list[str]) -> list[str]:
+    """The names, with further words before those that occur several times, and at last a number."""
+    for more in (*more_words, [str(number) for number in range(len(names))]):
         counts = Counter(names)
         names = [f"{word}/{name}" if counts[name] > 1 else name for name, word in zip(names, more, strict=True)]
     return names
@@ -241,7 +249,10 @@ def _indexed(folder: Path, split: Split) -> tuple[Case, ...]:
             "Choose another --split, or prepare data with a held-out part.",
         )
     entries.sort(key=lambda entry: (entry.image, entry.id))
-    return tuple(IndexCase(folder, tuple(group)) for _, group in groupby(entries, key=lambda entry: entry.image))
+    groups = [tuple(group) for _, group in groupby(entries, key=lambda entry: entry.image)]
+    # Two datasets may use one name, and a volume may have come in several files.
+    names = _unique([f"{first.dataset}/{first.case}" for first, *_ in groups], [first.image for first, *_ in groups])
+    return tuple(IndexCase(name, folder, group) for name, group in zip(names, groups, strict=True))
 
 
 def choose_cases(cases: Sequence[Case], names: Sequence[str], limit: int | None) -> tuple[Case, ...]:
@@ -276,14 +287,3 @@ def rng_of(seed: int, *names: object) -> np.random.Generator:
     """Random numbers that depend on nothing but a seed and names, on every machine."""
     digest = hashlib.sha256("\0".join(map(str, names)).encode()).digest()
     return np.random.default_rng((seed, int.from_bytes(digest[:8], "big")))
-
-
-def check_same_grid(source: SourceCase, volume: Volume, labels: Volume) -> None:
-    """Refuse a label map whose shape or affine is not the image's."""
-    if not same_grid(volume, labels):
-        raise SamMed3DError(
-            ErrorCode.DATA_SOURCE,
-            f"{source.label} is not on the grid of {source.image}: shape {labels.shape} for {volume.shape}, "
-            f"affine {labels.affine.round(3).tolist()} for {volume.affine.round(3).tolist()}.",
-            "Resample the label map to its image.",
-        )

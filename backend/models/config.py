@@ -1,7 +1,8 @@
 """The sizes that fix one SAM-Med3D network; free of torch, so that it is cheap to import."""
 
 import json
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, ClassVar
 
 
@@ -173,6 +174,22 @@ def _alike(size: Any, known: Any) -> bool:
     return type(size) is type(known) or (type(known) is float and type(size) is int)
 
 
+def resized(known: NetworkConfig, given: Mapping[str, Any]) -> NetworkConfig:
+    """Sizes with some replaced; lists are taken for tuples.
+
+    Raises:
+        TypeError: a name that is none of them, or a value of another type.
+        ValueError: they do not fit.
+    """
+    sizes: dict[str, Any] = {name: tuple(size) if isinstance(size, list) else size for name, size in given.items()}
+    config = replace(known, **sizes)
+    for name in sizes:
+        size, usual = getattr(config, name), getattr(known, name)
+        if not _alike(size, usual):
+            raise TypeError(f"{name} is {size!r}, and not such as {usual!r}")
+    return config
+
+
 def from_description(text: str) -> NetworkConfig:
     """The inverse of `describe`.
 
@@ -181,12 +198,6 @@ def from_description(text: str) -> NetworkConfig:
     """
     try:
         given = json.loads(text)
-        kind = _KINDS[given.pop("kind")]
-        sizes: dict[str, Any] = {name: tuple(size) if isinstance(size, list) else size for name, size in given.items()}
-        config = kind(**sizes)
-        known = kind()
-        if not all(_alike(getattr(config, field.name), getattr(known, field.name)) for field in fields(kind)):
-            raise TypeError("a size of another type")
-        return config
+        return resized(_KINDS[given.pop("kind")](), given)
     except (AttributeError, KeyError, TypeError) as error:
         raise ValueError(f"{text[:100]!r} describes no network") from error

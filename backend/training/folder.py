@@ -7,6 +7,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from backend.data.index import INDEX_NAME
 from backend.errors import ErrorCode, SamMed3DError
 from backend.io.atomic import leftovers, replacing
 from backend.io.boundary import writing
@@ -67,9 +68,15 @@ def claim_folder(config: TrainConfig) -> None:
 
 
 def fingerprint(config: TrainConfig) -> str:
-    """A digest of all that may not change when a run is resumed; keys that a later version adds do not change it."""
-    bound = _bound(config, exclude_defaults=True)
-    return hashlib.sha256(json.dumps(bound, sort_keys=True).encode()).hexdigest()
+    """A digest of all that may not change when a run is resumed; keys that a later version adds do not change it.
+
+    Of prepared data too: with one case more, the samples of an epoch are others, and so are their places.
+    """
+    digest = hashlib.sha256(json.dumps(_bound(config, exclude_defaults=True), sort_keys=True).encode())
+    index = config.data.path / INDEX_NAME if config.data.path is not None else None
+    if index is not None and index.is_file():  # else what reads it tells
+        digest.update(index.read_bytes())
+    return digest.hexdigest()
 
 
 def _check_same(old: TrainConfig, new: TrainConfig) -> None:

@@ -64,6 +64,7 @@ class Run:
 
     def __init__(self, config: TrainConfig, world: World, stop: Stop) -> None:
         self._config, self._world, self._stop = config, world, stop
+        self._fingerprint = fingerprint(config)
         self._stopped = False
         self._meter = Meter()
         self._checkpoints = Checkpoints(config.run.out / CHECKPOINTS_NAME, config.run.keep)
@@ -215,7 +216,7 @@ class Run:
     def _save(self) -> None:
         if self._world.first:
             state = {
-                "config": fingerprint(self._config),
+                "config": self._fingerprint,
                 "counters": self._counters.to_dict(),
                 "learner": self._learner.state_dict(),
             }
@@ -242,11 +243,12 @@ class Run:
         return counters
 
     def _check_own(self, state: dict[str, Any]) -> None:
-        if state["config"] != fingerprint(self._config):
+        if state["config"] != self._fingerprint:
             raise SamMed3DError(
                 ErrorCode.RUN_STATE,
-                f"The checkpoints in {self._config.run.out} are of another configuration.",
-                "Choose another run.out, or train with the configuration that they were saved with.",
+                f"The checkpoints in {self._config.run.out} are of another configuration, or of data that was prepared "
+                "anew since.",
+                "Choose another run.out, or train with what they were saved with.",
             )
 
     def _timed(self, batches: Iterator[Sample]) -> Iterator[Sample]:

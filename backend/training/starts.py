@@ -1,9 +1,7 @@
 """How a network begins: its sizes, its first weights, and what of it is trained."""
 
 import warnings
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +9,7 @@ from torch import Tensor, nn
 from backend.errors import ErrorCode, SamMed3DError, SamMed3DWarning
 from backend.models.adapters import has_adapters
 from backend.models.checkpoint import load_into, read_state_dict
-from backend.models.config import NAMED, CompactConfig, NetworkConfig
+from backend.models.config import NAMED, CompactConfig, NetworkConfig, resized
 from backend.models.inflate import inflate
 from backend.models.network import Network, build_network
 from backend.models.sam_med3d import SamMed3D
@@ -61,11 +59,8 @@ def model_sizes(section: ModelSection) -> NetworkConfig:
     Raises:
         SamMed3DError: CONFIG_INVALID, naming what does not fit.
     """
-    given: dict[str, Any] = {
-        name: tuple(size) if isinstance(size, list) else size for name, size in section.sizes.items()
-    }
     try:
-        return replace(NAMED[section.name], **given)
+        return resized(NAMED[section.name], section.sizes)
     except (TypeError, ValueError) as error:
         raise _refusal(
             f"model.sizes = {section.sizes} does not fit the network {section.name!r}: {error}",

@@ -17,6 +17,7 @@ from backend.evaluation.metrics import dice
 from backend.inference.preprocess import normalise_quietly
 from backend.io.atomic import replacing
 from backend.io.boundary import writing
+from backend.models.adapters import AdaptedSamMed3D
 from backend.models.sam_med3d import SamMed3D
 from backend.models.unetr import build_unetr
 from backend.training.optimizer import build_optimizer
@@ -77,11 +78,18 @@ def build_network(config: TransferConfig, arm: str) -> nn.Module:
     A part that is frozen by the configuration is frozen in both arms.
 
     Raises:
-        SamMed3DError: as `build_model` and `build_unetr`.
+        SamMed3DError: as `build_model` and `build_unetr`; CONFIG_INVALID, weights with adapters.
     """
     section = config.model
     model = build_model(section if arm == "pretrained" else _untrained(section), config.run.seed)
     assert isinstance(model, SamMed3D)  # which the configuration sees to
+    if isinstance(model, AdaptedSamMed3D):
+        raise SamMed3DError(
+            ErrorCode.CONFIG_INVALID,
+            f"model.weights = {section.weights} have adapters in a frozen image encoder: from scratch there is none "
+            "like it.",
+            "Name weights without adapters.",
+        )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.run.seed)
         return build_unetr(model.image_encoder, model.config, 1 + len(config.data.targets), section.features)

@@ -89,3 +89,11 @@ class TransferConfig(Section):
     model: TransferModelSection
     data: TransferDataSection
     optimizer: OptimizerSection = OptimizerSection()
+
+    @model_validator(mode="after")
+    def _has_one_network(self) -> Self:
+        usual = OptimizerSection()
+        for name in ("ema_decay", "prompt_decoder_scale"):
+            if getattr(self.optimizer, name) != getattr(usual, name):
+                raise ValueError(f"optimizer.{name} is not for a transfer, which has no mean weights and no prompts")
+        return self

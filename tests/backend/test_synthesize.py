@@ -1,6 +1,7 @@
 """`python -m backend.synthesize`: cases on disk, resumable, the same for the same seed."""
 
 import json
+from concurrent.futures.process import BrokenProcessPool
 
 import numpy as np
 
@@ -37,3 +38,22 @@ def test_impossible_numbers_are_refused_by_name(tmp_path, capsys):
         assert f"{option} is {value}" in capsys.readouterr().err
     assert main([str(tmp_path), "--labels", str(tmp_path / "none")]) == 2
     assert "no label map" in capsys.readouterr().err
+
+
+def test_a_killed_process_is_told(tmp_path, capsys, monkeypatch):
+    class Killed:
+        def __init__(self, *_, **__):
+            pass
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            pass
+
+        def map(self, *_):
+            raise BrokenProcessPool
+
+    monkeypatch.setattr("backend.synthesize.ProcessPoolExecutor", Killed)
+    assert main([str(tmp_path)]) == 2
+    assert "Lower --jobs" in capsys.readouterr().err

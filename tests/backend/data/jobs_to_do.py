@@ -21,6 +21,11 @@ def raise_at_seven(number: int) -> int:
     return number
 
 
+def note_slowly(path: str) -> None:
+    time.sleep(0.5)
+    Path(path).touch()
+
+
 def note_and_sleep(folder: str) -> None:
     (Path(folder) / str(os.getpid())).touch()
     time.sleep(600)

@@ -8,7 +8,7 @@ from pathlib import Path
 import dask
 import distributed
 import pytest
-from jobs_to_do import die_at_seven, raise_at_seven, square
+from jobs_to_do import die_at_seven, note_slowly, raise_at_seven, square
 
 from backend.data.parallel import WorkerDiedError, run_on_dask, run_processes
 from backend.errors import ErrorCode, SamMed3DError
@@ -34,6 +34,16 @@ def test_a_worker_that_dies_takes_only_its_own_job_with_it() -> None:
 def test_what_a_job_raises_ends_the_run() -> None:
     with pytest.raises(LookupError):
         list(run_processes(raise_at_seven, range(1000), 2))
+
+
+def test_when_nobody_waits_any_more_nothing_is_still_being_written(tmp_path: Path) -> None:
+    found = run_processes(note_slowly, [str(tmp_path / str(number)) for number in range(20)], 2)
+    next(found)
+    found.close()
+    there = set(tmp_path.iterdir())
+    time.sleep(1.5)
+    assert set(tmp_path.iterdir()) == there
+    assert len(there) < 10
 
 
 @pytest.mark.skipif(os.name != "posix", reason="there is no SIGKILL")

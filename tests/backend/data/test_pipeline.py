@@ -111,6 +111,24 @@ def test_a_bad_case_is_not_tried_again_until_it_changes(tmp_path: Path, here: li
     assert here == ["case_1"]
 
 
+@pytest.mark.parametrize("code", [ErrorCode.FILE_READ, ErrorCode.VOLUME_TOO_LARGE])
+def test_what_failed_for_want_of_permission_or_memory_is_tried_again(
+    tmp_path: Path, here: list[str], monkeypatch: pytest.MonkeyPatch, code: ErrorCode
+) -> None:
+    root, out = case_folders(tmp_path / "demo"), tmp_path / "out"
+
+    def refuse(path: Path, *_: object) -> None:
+        raise SamMed3DError(code, f"{path} could not be had.", "Try again.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("backend.data.preparation.read_volume", refuse)
+        with pytest.raises(SamMed3DError):
+            prepare([root], out, changed(max_bad=1))
+    here.clear()
+    assert prepare([root], out, changed(max_bad=1)).failures == ()
+    assert len(here) == 3
+
+
 def test_too_many_bad_cases_stop_it_with_a_report_and_without_an_index(tmp_path: Path, here: list[str]) -> None:
     root, out = case_folders(tmp_path / "demo"), tmp_path / "out"
     (root / "case_2" / "label.nii.gz").write_bytes(b"no label")

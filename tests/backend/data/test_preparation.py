@@ -261,3 +261,18 @@ def test_different_names_give_different_files() -> None:
     assert len(files) == len(names)
     assert all(set(file) <= set("abcdefghijklmnopqrstuvwxyz0123456789_-.") for file in files)
     assert len(file_name("x" * 1000, "y" * 1000, "z" * 1000)) < 255
+
+
+def test_a_result_does_not_outlive_the_files_that_it_was_written_for(tmp_path: Path) -> None:
+    """Else it would be taken for finished, with some files on another grid, once the settings are as before."""
+    out = tmp_path / "out"
+    source = case(pair(tmp_path / "in", picture(), labels()))
+    result = prepared(out, source)
+    (mask, *_) = {(out / entry.mask).parent for entry in result.entries}
+    for file in mask.iterdir():
+        file.unlink()
+    mask.rmdir()
+    mask.write_text("in the way")
+    with pytest.raises(SamMed3DError):
+        prepared(out, source, spacing=1.0)
+    assert not list((out / "cases").iterdir())

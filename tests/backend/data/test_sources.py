@@ -8,6 +8,8 @@ import pytest
 from small_sources import case_folder, case_folders, labels, nnunet_folder, picture, write
 
 from backend.data.cases import SourceCase, modality_of
+from backend.data.jobs import Job, PreparationConfig
+from backend.data.preparation import prepare_job
 from backend.data.sources import read_cases, read_source
 from backend.errors import ErrorCode, SamMed3DError, SamMed3DWarning
 
@@ -251,3 +253,41 @@ def test_a_folder_that_cannot_be_read_is_set_aside(tmp_path: Path) -> None:
     listing = read_source(tmp_path / "in")
     assert [case.name for case in listing.cases] == ["a"]
     assert [failure.case for failure in listing.failures] == ["lost+found"]
+
+
+def test_frames_and_spellings_of_one_image_are_one_subject(tmp_path: Path) -> None:
+    rows = [table_row(frame=0), table_row(frame=1), table_row(image="./i/a.nii.gz", frame=2)]
+    (tmp_path / "t.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    cases = read_source(tmp_path / "t.jsonl").cases
+    assert {case.subject for case in cases} == {"d/i/a"}
+    assert [case.name for case in cases] == ["i/a_0", "i/a_1", "i/a_2"]
+
+
+def test_rows_that_are_odd_but_right_and_rows_without_end(tmp_path: Path) -> None:
+    text = json.dumps(table_row(subject="a\u2028b\u0085c"), ensure_ascii=False)
+    (tmp_path / "t.jsonl").write_text(f"{text}\n{json.dumps(table_row(labels='[' * 100_000))}\n", encoding="utf-8")
+    listing = read_source(tmp_path / "t.jsonl")
+    assert [case.subject for case in listing.cases] == ["a\u2028b\u0085c"]
+    assert [failure.case for failure in listing.failures] == ["line 2"]
+
+
+def test_images_whose_names_merely_end_in_four_digits_are_cases_of_their_own(tmp_path: Path) -> None:
+    nnunet_folder(tmp_path, SECOND, {"P_0002": picture(), "P_0003": picture()}, "P_0002")
+    one, two = read_source(tmp_path).cases
+    assert (one.name, one.image.name, one.label.exists()) == ("P_0002", "P_0002.nii.gz", True)
+    assert (two.name, two.image.name, two.label.exists()) == ("P_0003", "P_0003.nii.gz", False)
+
+
+def test_cases_beside_a_dataset_are_listed_and_half_written_ones_not(tmp_path: Path) -> None:
+    nnunet_folder(tmp_path / "Dataset001_X", SECOND, {"a_0000": picture()}, "a")
+    case_folder(tmp_path / "mine")
+    case_folder(tmp_path / ".synthetic_000003")
+    assert sorted(case.name for case in read_source(tmp_path).cases) == ["a", "mine"]
+
+
+def test_a_name_that_no_file_system_has_sets_its_case_aside(tmp_path: Path) -> None:
+    rows = [table_row(image=name) for name in ("x" * 300 + "/a.nii.gz", "a\0.nii.gz")]
+    (tmp_path / "t.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    for case in read_source(tmp_path / "t.jsonl").cases:
+        result = prepare_job(Job("d", case.name, (case,)), tmp_path / "out", PreparationConfig())
+        assert len(result.failures) == 1

@@ -2,7 +2,17 @@ import pytest
 
 from backend.data.index import Modality
 from backend.data.stages import in_table, stages_of
-from backend.data.taxonomy import STRUCTURES, SYMMETRIC, is_seen, is_sided, plain_name, structure_of
+from backend.data.taxonomy import (
+    _LESION,
+    _RULES,
+    STRUCTURES,
+    SYMMETRIC,
+    is_seen,
+    is_sided,
+    plain_name,
+    structure_of,
+    words_of,
+)
 
 # Supplement, table 2, and names as TotalSegmentator, AMOS, FreeSurfer and others write them.
 TABLE_2 = {
@@ -65,6 +75,12 @@ def test_sides_and_plurals() -> None:
     assert plain_name("Right Kidneys") == "kidney"
     assert plain_name("AdrenalGlands") == "adrenal gland"
     assert all(not is_sided(name) and plain_name(name) == name for name in SYMMETRIC)
+    for phrase in (*_LESION, *(phrase for _, phrases in _RULES for phrase in phrases)):
+        assert words_of(phrase) == phrase.split()
+    for plural, singular in (("lesions", "lesion"), ("polyps", "polyp"), ("carcinomas", "carcinoma"), ("hips", "hip")):
+        assert words_of(plural) == [singular]
+    assert structure_of("white matter lesions", "MR") == "lesion"
+    assert structure_of("iliac veins", "CT") == structure_of("iliac vein", "CT")
 
 
 @pytest.mark.parametrize(

@@ -54,6 +54,7 @@ class Killer:
 
     name: str = "killer"
     files: tuple[Path, ...] = ()
+    known: str = ""
 
     def open(self) -> NoReturn:
         """Die."""
@@ -67,6 +68,7 @@ class Marking:
     name: str
     mark: Path
     files: tuple[Path, ...] = ()
+    known: str = ""
 
     def open(self) -> NoReturn:
         """Leave the file."""

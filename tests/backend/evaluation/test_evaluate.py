@@ -12,7 +12,7 @@ from stand_ins import Broken, Killer, Marking, Scripted, cube, write_case
 from backend import evaluate as command
 from backend.errors import SamMed3DError
 from backend.evaluation import runner, segmenters
-from backend.evaluation.results import CaseResult, Row, Settings, load_result, stamp_of
+from backend.evaluation.results import CaseResult, Row, Settings, load_result, save_result, stamp_of
 from backend.evaluation.segmenters import Segmenter, SessionSegmenter, make_segmenter
 from backend.evaluation.tables import challenge, differences, size_of, summary, timings
 from backend.evaluation.targets import find_cases
@@ -181,18 +181,35 @@ def test_stopped_run_goes_on(
     (data / "a" / "label.nii.gz").touch()
     assert run(data, "--model", "perfect", "--seed", 1) == 0  # one file was written again
     assert len(perfect.clicks) == 7
+    meta = data / "a" / "meta.json"
+    meta.write_text(meta.read_text().replace("liver", "spleen"))
+    assert run(data, "--model", "perfect", "--seed", 1) == 0  # it is called otherwise
+    assert len(perfect.clicks) == 8
+    assert {row["target"] for row in report(data)["rows"] if row["case"] == "a"} == {"spleen"}
     (tmp_path / "code").mkdir()
     (tmp_path / "code" / "a.py").touch()
     monkeypatch.setattr(runner, "SOURCE", tmp_path / "code")
     assert run(data, "--model", "perfect", "--seed", 1) == 0  # other code
-    assert len(perfect.clicks) == 10
+    assert len(perfect.clicks) == 11
+
+
+def test_any_name_of_a_case_has_a_file_and_times_say_of_how_many_processes(data: Path) -> None:
+    (data / "a").rename(data / ("Krankenhaus " + "\u4e2d" * 70))
+    assert run(data, "--model", "perfect", "--limit", 2) == 0
+    results = [CaseResult.model_validate_json(file.read_text()) for file in (data.parent / "out" / "cases").iterdir()]
+    assert len(results) == 2
+    for result in results:
+        save_result(data.parent / "out", result.model_copy(update={"jobs": 4}))
+    assert run(data, "--model", "perfect") == 0
+    assert report(data)["jobs"] == [1, 4]
+    assert "1 or 4 process" in page(data)
 
 
 def test_unreadable_result_is_measured_anew(data: Path) -> None:
     settings = Settings(models=("perfect",), clicks=(1,))
     (case, *_) = find_cases(data)
     out = data.parent / "out"
-    stamp = stamp_of(settings, (*case.files, *runner.SOURCE.rglob("*.py")))
+    stamp = stamp_of(settings, (*case.files, *runner._weights(settings), *runner.SOURCE.rglob("*.py")), case.known)
     list(runner.evaluate([case], settings, out))
     assert isinstance(load_result(out, "a", stamp), CaseResult)
     (out / "cases" / "a.json").write_text('{"stamp": "')

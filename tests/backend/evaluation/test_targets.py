@@ -84,7 +84,7 @@ def test_label_map_of_another_grid_is_refused(folder: Path) -> None:
     moved = AFFINE.copy()
     moved[0, 3] = 9
     nib.Nifti1Image(np.ones(SHAPE, np.uint8), moved).to_filename(folder / "a" / "label.nii.gz")
-    with pytest.raises(SamMed3DError, match=r"label.nii.gz is not on the grid") as caught:
+    with pytest.raises(SamMed3DError, match=r"label.nii.gz are not on the grid") as caught:
         find_cases(folder)[0].open()
     assert caught.value.code == ErrorCode.DATA_SOURCE
 
@@ -98,6 +98,23 @@ def test_index_gives_one_case_a_volume_of_the_split(prepared: Path) -> None:
     assert opened.volume.array[1, 0, 0] == 400
     assert opened.volume.spacing == (1.5, 1.5, 1.5)
     assert len(find_cases(prepared / "index.jsonl", "all")) == 2
+
+
+def test_volumes_of_an_index_with_one_name_get_different_ones(prepared: Path) -> None:
+    """One that came in several files, which differ in a byte."""
+    write_index(prepared, [entry(), entry(id="a-kidney", image="a.1.b2nd", mask="a-kidney.b2nd", target="kidney")])
+    cases = find_cases(prepared)
+    assert len(choose_cases(cases, [], None)) == 2
+    assert [case.name for case in cases] == ["a.1.b2nd/here/a", "a.b2nd/here/a"]
+
+
+@pytest.mark.parametrize("value", [-1, 0.7, np.nan])
+def test_what_is_no_label_map_is_refused(folder: Path, value: float) -> None:
+    labels = np.zeros(SHAPE, np.float32)
+    labels[0, 0, 0] = value
+    nib.Nifti1Image(labels, AFFINE).to_filename(folder / "a" / "label.nii.gz")
+    with pytest.raises(SamMed3DError, match="not whole numbers from 0"):
+        find_cases(folder)[0].open()
 
 
 def test_index_without_the_split_is_refused(prepared: Path) -> None:

@@ -15,7 +15,7 @@ import torch
 
 from backend.models.checkpoint import load_into, read_state_dict
 from backend.training.config import load_config
-from backend.training.folder import claim_folder, lock_folder
+from backend.training.folder import claim_folder, fingerprint, lock_folder
 from backend.training.logs import read_log
 from backend.training.plan import Plan
 from backend.training.starts import build_model
@@ -345,3 +345,13 @@ def test_start_that_failed_binds_no_one(tmp_path: Path) -> None:
 def write(folder: Path, name: str) -> Path:
     (folder / name).write_text('[data]\nsource = "synthetic"\nsamples_per_epoch = 4\n')
     return folder / name
+
+
+def test_data_prepared_anew_is_another_run(tmp_path: Path) -> None:
+    (tmp_path / "index.jsonl").write_text("{}\n")
+    (tmp_path / "a.toml").write_text(f'[data]\nsource = "index"\npath = "{tmp_path}"\n')
+    config = load_config(tmp_path / "a.toml")
+    before = fingerprint(config)
+    assert fingerprint(config) == before
+    (tmp_path / "index.jsonl").write_text("{}\n{}\n")
+    assert fingerprint(config) != before

@@ -77,7 +77,7 @@ def test_sizes_replace_those_of_the_name() -> None:
     assert compact.image_size == 32
 
 
-@pytest.mark.parametrize("sizes", [{"deep": 3}, {"width": 25}, {"global_blocks": [7]}, {"depth": -1}])
+@pytest.mark.parametrize("sizes", [{"deep": 3}, {"width": 25}, {"width": 24.0}, {"global_blocks": [7]}, {"depth": -1}])
 def test_sizes_that_do_not_fit_are_refused(sizes: dict[str, Any]) -> None:
     with pytest.raises(SamMed3DError, match=next(iter(sizes))) as refused:
         build_model(section(sizes=SIZES | sizes), 0)

@@ -1,6 +1,8 @@
 """Semantic segmentation with and without a trained image encoder."""
 
 import json
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +13,11 @@ import torch
 from backend.data.index import IndexEntry, write_index
 from backend.data.store import write_array
 from backend.errors import ErrorCode, SamMed3DError
+from backend.models.adapters import AdaptedSamMed3D
 from backend.models.checkpoint import save_safetensors
+from backend.models.config import ModelConfig
 from backend.training.config import ModelSection, OptimizerSection
-from backend.training.starts import build_model
+from backend.training.starts import build_model, model_sizes
 from backend.training.transfer import ARMS, build_network, segment, transfer
 from backend.training.transfer_config import TransferConfig, TransferDataSection, TransferModelSection
 from backend.training.transfer_config import TransferRunSection as RunSection
@@ -32,6 +36,9 @@ SIZES: dict[str, Any] = {
 PHANTOMS = TransferDataSection(
     source="phantom", targets=("liver", "lung_left"), crops_per_epoch=6, train_cases=2, validation_cases=1
 )
+
+
+MODEL = {"name": "small", "start": "weights", "weights": Path("w.pth")}
 
 
 def weights(folder: Path, seed: int) -> Path:
@@ -122,20 +129,33 @@ def test_what_the_user_can_mend_is_told(tmp_path: Path, capsys: pytest.CaptureFi
     assert "gone.pth" in capsys.readouterr().err
 
 
+def test_weights_with_adapters_are_refused_as_they_have_no_arm_beside_them(tmp_path: Path) -> None:
+    sizes = model_sizes(ModelSection(name="small", sizes=SIZES))
+    assert isinstance(sizes, ModelConfig)
+    save_safetensors(AdaptedSamMed3D(sizes), tmp_path / "adapted.safetensors")
+    plain = config(tmp_path, 1)
+    model = plain.model.model_copy(update={"weights": tmp_path / "adapted.safetensors"})
+    with pytest.raises(SamMed3DError, match="adapters") as caught:
+        build_network(plain.model_copy(update={"model": model}), "pretrained")
+    assert caught.value.code is ErrorCode.CONFIG_INVALID
+
+
 @pytest.mark.parametrize(
     ("section", "keys"),
     [
         (TransferModelSection, {"start": "scratch"}),
         (TransferModelSection, {"name": "compact", "start": "weights", "weights": Path("w.pth")}),
         (TransferModelSection, {"start": "adapters", "weights": Path("w.pth")}),
+        (partial(TransferConfig, model=MODEL, data=PHANTOMS), {"optimizer": {"ema_decay": 0.9}}),
+        (partial(TransferConfig, model=MODEL, data=PHANTOMS), {"optimizer": {"prompt_decoder_scale": 1.0}}),
         (TransferDataSection, {"source": "index", "targets": ("liver",)}),
         (TransferDataSection, {"source": "phantom", "targets": ("liver",)}),
         (TransferDataSection, {"source": "index", "path": Path("p"), "targets": ("liver", "liver")}),
         (TransferDataSection, {"source": "index", "path": Path("p"), "targets": ()}),
     ],
 )
-def test_impossible_configurations_are_refused(section: type, keys: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=r"scratch|compact|adapters|path|endless|twice|targets"):
+def test_impossible_configurations_are_refused(section: Callable[..., Any], keys: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"scratch|compact|adapters|optimizer|path|endless|twice|targets"):
         section(**keys)
 
 
