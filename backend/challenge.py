@@ -57,9 +57,14 @@ def find_files(inputs: Path) -> list[Path]:
     """The .npz files of a folder by name, but for hidden ones (macOS leaves some on shared drives), or the one file.
 
     Raises:
-        SamMed3DError: FILE_MISSING: there is none.
+        SamMed3DError: FILE_MISSING: there is none; FILE_READ.
     """
-    found = [inputs] if inputs.is_file() else sorted(inputs.glob("[!.]*.npz"))
+    try:
+        found = [inputs] if inputs.is_file() else sorted(inputs.glob("[!.]*.npz"))
+    except OSError as error:
+        raise SamMed3DError(
+            ErrorCode.FILE_READ, f"{inputs} could not be read: {error.strerror}.", "Check its permissions."
+        ) from error
     if not found:
         raise SamMed3DError(
             ErrorCode.FILE_MISSING, f"There is no .npz file in {inputs}.", "Name the folder of the challenge's cases."

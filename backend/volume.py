@@ -112,7 +112,7 @@ def checked_affine(affine: npt.ArrayLike) -> Affine:
         )
     spacing = np.linalg.norm(matrix[:3, :3], axis=0)
     low, high = SPACING_RANGE_MM
-    if (spacing < low).any() or (spacing > high).any():
+    if (spacing < low * (1 - 1e-6)).any() or (spacing > high * (1 + 1e-6)).any():  # files round to float32
         raise SamMed3DError(
             ErrorCode.VOLUME_GEOMETRY,
             f"The voxel size {spacing.tolist()} mm is outside {low} to {high} mm.",

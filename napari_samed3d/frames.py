@@ -79,7 +79,8 @@ def frame_of(layer: Image | Labels, order: DisplayOrder | None = None) -> Frame:
 
 def _still_placed(placement: Placement, transform: Affine, shape: tuple[int, ...]) -> bool:
     shown = tuple(placement.order.shape[axis] for axis in placement.order.axes)
-    return tuple(shape) == shown and np.allclose(placement.transform, transform, rtol=1e-5, atol=1e-4)
+    close = 1e-4 * float(np.linalg.norm(placement.transform[:3, :3], axis=0).min())
+    return tuple(shape) == shown and np.allclose(placement.transform, transform, rtol=1e-5, atol=close)
 
 
 def layer_transform(layer: Layer) -> Affine:

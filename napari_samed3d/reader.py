@@ -1,5 +1,6 @@
 """Medical volumes as image layers: upright, in mm, with the file's exact geometry kept for saving."""
 
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from time import monotonic
@@ -29,8 +30,13 @@ def get_reader(path: PathOrPaths) -> Callable[[PathOrPaths], list[LayerTuple]] |
     from backend.io import READABLE_SUFFIXES
 
     paths = [path] if isinstance(path, str) else path
-    readable = all(Path(p).is_dir() or p.lower().endswith(READABLE_SUFFIXES) for p in paths)
+    readable = all(_may_be_a_series(p) if os.path.isdir(p) else p.lower().endswith(READABLE_SUFFIXES) for p in paths)  # noqa: PTH112
     return read_volumes if readable else None
+
+
+def _may_be_a_series(folder: str) -> bool:
+    """Whether a folder is not one of the kinds that other readers open."""
+    return not any(Path(folder, name).exists() for name in (".zgroup", ".zarray", "zarr.json"))
 
 
 def read_volumes(path: PathOrPaths) -> list[LayerTuple]:
@@ -55,17 +61,15 @@ class _LastSeries:
     """The DICOM series opened last: napari asks for files that are dropped together one by one, hundreds of them."""
 
     def __init__(self) -> None:
-        self._first: str | None = None
-        self._uid: str | None = None
+        self._first: dict[tuple[Path, str], str] = {}  # the file that each was opened by, of a folder
         self.when = 0.0  # a file was opened last
 
     def is_new(self, path: str) -> bool:
-        """Whether a path is anything but another file of the series that was opened just now."""
+        """Whether a path is anything but another file of a series that was opened just now."""
+        if monotonic() - self.when >= TOGETHER_S:
+            self._first.clear()
         uid = _series_uid(path)
-        if uid is not None and uid == self._uid and path != self._first and monotonic() - self.when < TOGETHER_S:
-            return False
-        self._first, self._uid = path, uid
-        return True
+        return uid is None or self._first.setdefault((Path(path).parent, uid), path) == path
 
 
 _SERIES = _LastSeries()
@@ -136,4 +140,4 @@ def contrast_limits(data: npt.NDArray[Any]) -> tuple[float, float]:
     if sample.min() <= AIR_HU:
         return SOFT_TISSUE_HU
     low, high = np.percentile(sample, (1, 99.5)).tolist()
-    return (low, high) if high > low else (low, low + 1)
+    return (low, high) if high > low else (low, low + max(1.0, 1e-6 * abs(low)))

@@ -25,11 +25,10 @@ def abdomen_ct() -> list[LayerTuple]:
     import pooch
 
     from backend.errors import ErrorCode, SamMed3DError
+    from backend.models.zoo import cache_folder
 
     try:
-        path = pooch.retrieve(
-            CT_URL, f"sha256:{CT_SHA256}", fname="example_ct.nii.gz", path=pooch.os_cache("napari-samed3d")
-        )
+        path = pooch.retrieve(CT_URL, f"sha256:{CT_SHA256}", fname="example_ct.nii.gz", path=cache_folder())
     except (OSError, ValueError) as error:  # requests' errors are OSErrors; a wrong digest is a ValueError
         raise SamMed3DError(
             ErrorCode.DOWNLOAD_FAILED,

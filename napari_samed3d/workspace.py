@@ -12,7 +12,7 @@ from napari.layers import Image, Labels, Points
 from backend.errors import ErrorCode, SamMed3DError
 from backend.geometry import check_inside
 from backend.inference.objects import LabelMap
-from backend.inference.prompts import Click, InitialMask, Prompt, Prompts
+from backend.inference.prompts import Click, InitialMask, Prompt, Prompts, positive_first
 from napari_samed3d.frames import METADATA_KEY, Frame, frame_of, layer_point, same_place, volume_index
 from napari_samed3d.picking import first_voxel_above
 
@@ -200,13 +200,7 @@ def _in_order(before: Prompts, becomes: dict[Click, Click], new: list[Click]) ->
             kept.append(prompt)
         elif prompt in becomes:
             (moved if number < paint and becomes[prompt] != prompt else kept).append(becomes[prompt])
-    return _positive_first([*kept, *moved, *new])
-
-
-def _positive_first(prompts: list[Prompt]) -> Prompts:
-    """An object begins with paint or a positive click, also after its first one was deleted."""
-    first = next((n for n, prompt in enumerate(prompts) if not isinstance(prompt, Click) or prompt.positive), 0)
-    return (*prompts[first : first + 1], *prompts[:first], *prompts[first + 1 :])
+    return positive_first([*kept, *moved, *new])  # also after the first one was deleted
 
 
 def _point_size(image: Image) -> float:

@@ -15,6 +15,7 @@ What is known of its .npz files, from the organisers' readme and their CVPR25_it
 No orientation is stored: the volume is taken to lie as SimpleITK lays an array, x to Left, y to Posterior, z up.
 """
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,14 +25,14 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from backend.errors import ErrorCode, SamMed3DError
+from backend.errors import ErrorCode, SamMed3DError, SamMed3DWarning
 from backend.evaluation.metrics import Bools
 from backend.evaluation.safe_npz import read_npz
 from backend.geometry import DisplayOrder, ShownArray, plain_order
 from backend.inference.canvas import EMPTY_PATCH, MaskPatch
 from backend.inference.engine import Engine
 from backend.inference.predictor import Predictor
-from backend.inference.prompts import Box, Click, InitialMask, Point, Prompt
+from backend.inference.prompts import Box, Click, InitialMask, Point, Prompt, check_prompt, positive_first
 from backend.inference.session import Session
 from backend.io.atomic import replacing
 from backend.io.boundary import reading, writing
@@ -188,14 +189,37 @@ def _cut(mask: Bools) -> MaskPatch:
 
 def _object(case: ChallengeCase, predictor: Predictor, label: int, prompts: tuple[Prompt, ...]) -> Bools:
     before = np.zeros(case.volume.shape, dtype=bool) if case.previous is None else case.previous == label
-    starts_off = bool(prompts) and isinstance(prompts[0], Click) and not prompts[0].positive
-    if not prompts or (starts_off and not before.any()):
+    prompts = _inside(case.volume, label, prompts)
+    if _starts_off(prompts) and before.any():
+        prompts = (InitialMask(before), *prompts)
+    prompts = positive_first(prompts)
+    if not prompts or _starts_off(prompts):
         return before
     session = Session(predictor)
-    for prompt in ((InitialMask(before),) if starts_off else ()) + prompts:
+    for prompt in prompts:
         session.add(prompt)
     session.segment()
     return session.labels > 0
+
+
+def _starts_off(prompts: tuple[Prompt, ...]) -> bool:
+    return bool(prompts) and isinstance(prompts[0], Click) and not prompts[0].positive
+
+
+def _inside(volume: Volume, label: int, prompts: tuple[Prompt, ...]) -> tuple[Prompt, ...]:
+    """The prompts that lie in the volume.
+
+    Warns:
+        SamMed3DWarning: for each of the others.
+    """
+    kept = []
+    for prompt in prompts:
+        try:
+            check_prompt(volume, prompt)
+            kept.append(prompt)
+        except SamMed3DError as error:
+            warnings.warn(f"A prompt of class {label} is left out: {error.problem}", SamMed3DWarning, stacklevel=2)
+    return tuple(kept)
 
 
 def write_answer(path: Path, segs: npt.NDArray[Any]) -> None:

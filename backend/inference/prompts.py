@@ -91,6 +91,12 @@ def check_order(prompts: Sequence[Prompt]) -> None:
         )
 
 
+def positive_first(prompts: Sequence[Prompt]) -> Prompts:
+    """The prompts in their order, but for the first that says what the object is, with which it has to begin."""
+    first = next((n for n, prompt in enumerate(prompts) if not isinstance(prompt, Click) or prompt.positive), 0)
+    return (*prompts[first : first + 1], *prompts[:first], *prompts[first + 1 :])
+
+
 def ends_of(prompt: Box | InitialMask) -> tuple[Point, Point]:
     """Two opposite corners of a box, or the first and the last voxel index of a mask along each axis."""
     if isinstance(prompt, Box):

@@ -127,7 +127,7 @@ def check_writable(path: Path) -> str:
             f"{path} does not end in a format that masks are written in.",
             f"Choose one of {', '.join(WRITABLE_SUFFIXES)}.",
         )
-    if not path.absolute().parent.is_dir():
+    if not os.path.isdir(path.absolute().parent):  # noqa: PTH112  # Path.is_dir() raises what a folder refuses
         raise SamMed3DError(
             ErrorCode.FILE_WRITE, f"There is no folder {path.absolute().parent}.", "Make it, or choose another one."
         )

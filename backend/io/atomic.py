@@ -4,7 +4,7 @@ import os
 import re
 import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 _TEMPORARY = re.compile(r"\.[0-9a-f]{8}-")
@@ -25,7 +25,7 @@ def replacing(path: Path) -> Iterator[Path]:
         OSError: the folder or the disk refuses; the old file is intact and the temporary file is gone.
     """
     target = path.resolve()
-    temporary = target.with_name(f".{secrets.token_hex(4)}-{target.name.lower()}")
+    temporary = target.with_name(f".{secrets.token_hex(4)}-{path.name.lower()}")
     try:
         yield temporary
         _sync(temporary, os.O_RDWR)
@@ -33,7 +33,8 @@ def replacing(path: Path) -> Iterator[Path]:
     finally:
         temporary.unlink(missing_ok=True)
     if os.name == "posix":  # elsewhere a folder cannot be opened, and renaming is journalled
-        _sync(target.parent, os.O_RDONLY)
+        with suppress(OSError):  # nor can some folders here; the file is replaced all the same
+            _sync(target.parent, os.O_RDONLY)
 
 
 def leftovers(folder: Path) -> Iterator[Path]:

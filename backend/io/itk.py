@@ -25,6 +25,7 @@ _DTYPES = {
 _LPS_FROM_RAS = np.diag([-1.0, -1.0, 1.0])  # its own inverse
 _LONGEST_HEADER = 2**22  # bytes; Slicer's segmentations reach some 100 KiB
 _MAX_SHEAR = 1e-4  # cosine between two axes; the float32 rounding of a NIfTI affine stays below 1e-5
+_ONE_FRAME = "Save the wanted frame or segment as a file of its own (in 3D Slicer: Sequences, or Segmentations)."
 _RESAVE = "Open it in 3D Slicer or ITK-SNAP and save it again as .nii.gz."
 
 
@@ -120,6 +121,9 @@ def _nrrd_payload(path: Path) -> _Payload:
     if encoding not in ("raw", "gzip", "gz"):
         raise unsupported(path, f"has the encoding '{encoding}', of which only raw and gzip are read", _RESAVE)
     _refuse_nonzero(path, fields, ("byte skip", "byteskip", "line skip", "lineskip"))
+    several = any(kind in fields.get("kinds", "").lower() for kind in ("vector", "color", "matrix", "complex"))
+    if "none" in fields.get("space directions", "").lower().split() and not several:  # of a voxel, which ITK tells
+        raise unsupported(path, f"has {fields.get('dimension')} axes, one of them not in space", _ONE_FRAME)
     _warn_of_unknown_spacing(path, fields, ("space directions", "spacings"))
     big_endian = fields.get("endian", "").lower() == "big"
     detached = fields.get("data file", fields.get("datafile"))
@@ -148,14 +152,20 @@ def _meta_payload(path: Path) -> _Payload:
         offset = file.tell()
     if "elementdatafile" not in fields or "dimsize" not in fields:
         raise foreign(path, "MetaImage")
-    if fields.get("binarydata", "true").lower() != "true":
+    if not _is_true(fields.get("binarydata", "true")):
         raise unsupported(path, "holds its voxels as text, which is not read", _RESAVE)
     _refuse_nonzero(path, fields, ("headersize",))
     _warn_of_unknown_spacing(path, fields, ("elementspacing", "elementsize"))
-    big_endian = fields.get("binarydatabyteordermsb", fields.get("elementbyteordermsb", "")).lower() == "true"
-    compressed = fields.get("compresseddata", "").lower() == "true"
+    big_endian = _is_true(fields.get("binarydatabyteordermsb", fields.get("elementbyteordermsb", "")))
+    compressed = _is_true(fields.get("compresseddata", ""))
     detached = None if fields["elementdatafile"] == "LOCAL" else fields["elementdatafile"]
-    return _located(path, detached, offset, compressed, big_endian)
+    unit = MM_PER_UNIT.get(fields.get("distanceunits", "").lower(), 1.0)  # most files have none, or "?"
+    return replace(_located(path, detached, offset, compressed, big_endian), mm_per_unit=unit)
+
+
+def _is_true(value: str) -> bool:
+    """As ITK understands it."""
+    return value[:1] in {"t", "T", "1"}
 
 
 def _text_header(file: BinaryIO, path: Path, separator: str, last: str) -> dict[str, str]:
@@ -197,7 +207,7 @@ def _refuse_nonzero(path: Path, fields: Mapping[str, str], keys: tuple[str, ...]
 
 
 def _warn_of_unknown_spacing(path: Path, fields: Mapping[str, str], keys: tuple[str, ...]) -> None:
-    if not any(key in fields for key in keys):
+    if not any(key in fields and "nan" not in fields[key].lower() for key in keys):
         warnings.warn(
             f"{path}: voxel size unknown (no {' or '.join(keys)}); taken as 1 mm.", SamMed3DWarning, stacklevel=2
         )

@@ -76,7 +76,9 @@ def _layout(header: Any, path: Path) -> Layout:
     shape = tuple(map(int, header.get_data_shape()))
     dtype = header.get_data_dtype()
     check_voxels(path, shape, dtype)
-    return Layout(int(header.get_data_offset()) - header.sizeof_hdr, shape, dtype)
+    # Some writers leave the offset at 0; in a single file the voxels cannot begin in the header.
+    offset = max(int(header.get_data_offset()), header.single_vox_offset)
+    return Layout(offset - header.sizeof_hdr, shape, dtype)
 
 
 def _affine_mm(header: Any) -> Affine:

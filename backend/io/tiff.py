@@ -62,9 +62,10 @@ def _viewer_affine(shape: tuple[int, ...], spacing: tuple[float, ...]) -> Affine
 
 def write(path: Path, mask: npt.NDArray[Any], volume: Volume) -> None:
     """Write labels (x, y, z) as a zlib-compressed OME-TIFF; of the grid, it keeps only the voxel size, and warns."""
-    if not np.allclose(volume.affine, _viewer_affine(volume.shape[::-1], volume.spacing[::-1]), atol=1e-3):
+    plain = _viewer_affine(volume.shape[::-1], volume.spacing[::-1])
+    if not np.allclose(volume.affine, plain, atol=1e-3 * min(volume.spacing)):
         warnings.warn(
-            f"{path.name} keeps the voxel size, but TIFF has no place for the image's position and orientation. "
+            "The mask keeps the voxel size, but TIFF has no place for the image's position and orientation. "
             "Save as .nii.gz to keep them.",
             SamMed3DWarning,
             stacklevel=2,
@@ -185,7 +186,8 @@ def _check_content(page: Any, path: Path) -> None:
                 raise corrupt(path, f"a strip or tile expands to more than {limit} bytes")
             content += inflated
     if keyframe.compression in (_UNCOMPRESSED, *_DEFLATE):
-        check_present(path, keyframe.nbytes, content)
+        row = math.ceil(keyframe.imagewidth * keyframe.bitspersample / 8)  # voxels of 1 or 12 bits share bytes
+        check_present(path, keyframe.imagedepth * keyframe.imagelength * row, content)
 
 
 def _spacing(tif: Any) -> _Spacing:

@@ -141,7 +141,8 @@ def _safetensors_description(path: Path) -> str | None:
 
 
 def _pickled_description(content: Any) -> str | None:
-    return content.get(_DESCRIPTION) if isinstance(content, dict) and "model_state_dict" in content else None
+    told = content.get(_DESCRIPTION) if isinstance(content, dict) and "model_state_dict" in content else None
+    return told if isinstance(told, str) and told.startswith("{") else None  # others may call other things so
 
 
 def _on_cpu(model: nn.Module) -> dict[str, Tensor]:

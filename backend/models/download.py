@@ -100,10 +100,18 @@ def verify(path: Path) -> None:
     """Compare a file with its sidecar; a file without one was put there by hand and passes.
 
     Raises:
-        SamMed3DError: DOWNLOAD_CHANGED.
+        SamMed3DError: DOWNLOAD_CHANGED; FILE_READ.
     """
-    pin, stat = _read_pin(path), path.stat()
-    if pin and (stat.st_size != pin.size or _digest(path, stat.st_size, stat.st_mtime_ns) != pin.sha256):
+    try:
+        pin, stat = _read_pin(path), path.stat()
+        changed = pin and (stat.st_size != pin.size or _digest(path, stat.st_size, stat.st_mtime_ns) != pin.sha256)
+    except OSError as error:
+        raise SamMed3DError(
+            ErrorCode.FILE_READ,
+            f"{path}, or what is known of it, could not be read: {error.strerror}.",
+            "Check its permissions, or set NAPARI_SAMED3D_CACHE to a folder of your own.",
+        ) from error
+    if pin and changed:
         raise SamMed3DError(
             ErrorCode.DOWNLOAD_CHANGED,
             f"{path} is no longer the file that was downloaded ({pin.size} bytes, SHA-256 {pin.sha256[:12]}...).",
@@ -152,6 +160,8 @@ def _transfer(stated: _Stated, part: Path, progress: Progress | None, cancel: Ev
     with requests.get(stated.file.url(), headers=headers, stream=True, timeout=_CONNECT_READ_S) as response:
         response.raise_for_status()
         resumed = response.status_code == requests.codes.partial_content
+        if done and not resumed and "html" in response.headers.get("Content-Type", ""):
+            raise _page_sent(stated)  # and what is here already stays
         with part.open("ab" if resumed else "wb") as out:
             for chunk in response.iter_content(_CHUNK_BYTES):
                 _check_cancel(cancel)
@@ -160,6 +170,9 @@ def _transfer(stated: _Stated, part: Path, progress: Progress | None, cancel: Ev
                     progress(out.tell(), stated.size)
                 if stated.size is not None and out.tell() > stated.size:
                     break  # wrong already: do not fill the disk with the rest
+    untold = "Content-Length" not in response.headers  # by which a transfer is known to be cut short
+    if untold and stated.size is not None and part.stat().st_size < stated.size:
+        raise requests.exceptions.ChunkedEncodingError("cut short")
 
 
 def _check_cancel(cancel: Event) -> None:
@@ -201,15 +214,19 @@ def _checked(part: Path, stated: _Stated) -> Pin:
         )
     if stated.sha256 is None and _is_page(part):
         part.unlink()
-        raise SamMed3DError(
-            ErrorCode.DOWNLOAD_FAILED,
-            f"{stated.file.url()} sent a web page, not {stated.file.filename}.",
-            "Open any page in a browser: this network may ask for a login first. Then download it again.",
-        )
+        raise _page_sent(stated)
     if stated.sha256 is None:
         message = f"The hub states no SHA-256 for {stated.file.filename}; {digest} is taken on trust."
         warnings.warn(SamMed3DWarning(message), stacklevel=2)
     return Pin(stated.file.url(), stated.file.revision, digest, size)
+
+
+def _page_sent(stated: _Stated) -> SamMed3DError:
+    return SamMed3DError(
+        ErrorCode.DOWNLOAD_FAILED,
+        f"{stated.file.url()} sent a web page, not {stated.file.filename}.",
+        "Open any page in a browser: this network may ask for a login first. Then download it again.",
+    )
 
 
 def _is_page(part: Path) -> bool:

@@ -110,13 +110,26 @@ def weights_path(name: str) -> Path:
     hub = entry(name).hub
     if hub is None:
         return Path(__file__).parent / "weights" / f"{name}.safetensors"
-    cache = os.environ.get("NAPARI_SAMED3D_CACHE") or user_cache_dir("napari-samed3d")
-    return Path(cache).expanduser() / "weights" / hub.filename
+    return cache_folder() / "weights" / hub.filename
+
+
+def cache_folder() -> Path:
+    """Where downloads go: the folder that the environment variable names, or the user's cache."""
+    return expanded(os.environ.get("NAPARI_SAMED3D_CACHE") or user_cache_dir("napari-samed3d"))
+
+
+def expanded(path: str | Path) -> Path:
+    """A path with ~ as the home folder; one of a user that is not there stays as it is."""
+    return Path(os.path.expanduser(path))  # noqa: PTH111  # Path.expanduser() raises
 
 
 def is_available(name: str) -> bool:
-    """Whether the weights of that name are here already; asks no network."""
-    return weights_path(name).is_file()
+    """Whether the weights of that name are here already, and may be looked at; asks no network."""
+    return _is_file(weights_path(name))
+
+
+def _is_file(path: Path) -> bool:
+    return os.path.isfile(path)  # noqa: PTH113  # Path.is_file() raises what a folder refuses
 
 
 def find_weights(
@@ -134,8 +147,8 @@ def find_weights(
         SamMed3DError: FILE_MISSING, MODEL_UNKNOWN, DOWNLOAD_CHANGED (the cached file is not the one that was
             downloaded), DOWNLOAD_FAILED and the others of `download.fetch`.
     """
-    path = Path(name_or_path).expanduser()
-    if path.is_file():
+    path = expanded(name_or_path)
+    if _is_file(path):
         return path
     if path.suffix.lower() in WEIGHTS_SUFFIXES:
         raise SamMed3DError(ErrorCode.FILE_MISSING, f"There is no file {path}.", "Check the path of the weights.")
@@ -146,7 +159,7 @@ def _named_weights(model: ZooEntry, download: bool, progress: Progress | None, c
     path = weights_path(model.name)
     if model.hub is None:
         return path
-    if path.is_file():
+    if _is_file(path):
         verify(path)
     elif download:
         fetch(model.hub, path, progress, cancel)

@@ -18,7 +18,7 @@ from backend.errors import SamMed3DError
 from backend.io import FramesError, read_volume
 from backend.phantom import Phantom
 from napari_samed3d import sample
-from napari_samed3d.reader import get_reader, read_volumes
+from napari_samed3d.reader import contrast_limits, get_reader, read_volumes
 from napari_samed3d.writer import write_labels
 
 OBLIQUE = np.array([[0, -0.9, 0.3, 10], [0.1, 0.2, 2.9, -20], [-1.1, 0, 0.2, 30], [0, 0, 0, 1.0]])
@@ -99,6 +99,18 @@ def test_of_a_pyramid_of_labels_the_finest_level_is_written(tmp_path: Path) -> N
 def test_the_reader_refuses_what_is_not_its_own() -> None:
     assert get_reader("picture.png") is None
     assert get_reader(["a.nii", "b.png"]) is None
+
+
+def test_a_folder_of_another_kind_is_left_to_its_reader(tmp_path: Path) -> None:
+    assert get_reader(str(tmp_path)) is not None
+    (tmp_path / ".zgroup").touch()
+    assert get_reader(str(tmp_path)) is None
+    assert get_reader("x" * 300) is None
+
+
+def test_a_constant_of_any_size_has_limits() -> None:
+    low, high = contrast_limits(np.full((4, 4, 4), 1e16, np.float32))
+    assert low < high
 
 
 def test_a_bad_file_is_the_users_error(tmp_path: Path) -> None:

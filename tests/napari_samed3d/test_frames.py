@@ -47,6 +47,14 @@ def test_a_moved_layer_is_where_it_was_moved_to() -> None:
     assert frame_of(layer).volume.spacing == (1, 1, 4)
 
 
+def test_a_little_of_a_small_voxel_is_much() -> None:
+    volume = Volume(np.zeros((4, 5, 6), dtype=np.uint8), np.diag([-2e-4, -2e-4, -2e-4, 1]))
+    data, kwargs = shown_layer(volume, volume.array)
+    layer = Image(data, **kwargs)
+    layer.scale = (2.9e-4, 2e-4, 2e-4)
+    assert frame_of(layer).volume.spacing == pytest.approx((2e-4, 2e-4, 2.9e-4))
+
+
 @pytest.mark.parametrize("case", range(200))
 def test_clicks_go_through_the_world(case: int) -> None:
     """A point layer and an image layer with unrelated transforms: the same spot of the world, exactly."""

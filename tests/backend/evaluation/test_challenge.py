@@ -133,6 +133,26 @@ def test_class_that_begins_with_background_goes_on_from_the_last_answer(inputs: 
     assert not (segs == 2).any()  # nothing to begin with
 
 
+def test_without_a_last_answer_the_first_click_on_the_object_begins_it(inputs: Path) -> None:
+    point = zyx("liver")
+    aside = [point[0], point[1], point[2] + 6]
+    save(inputs, clicks=[clicks_of([point], [aside])], clicks_order=[["bg", "fg"]])
+    save(inputs, "other", clicks=[clicks_of([point], [aside])], clicks_order=[["fg", "bg"]])
+    assert run(inputs) == 0
+    assert answer(inputs).any()
+    np.testing.assert_array_equal(answer(inputs), answer(inputs, "other"))
+
+
+@pytest.mark.filterwarnings("ignore:A prompt of class:backend.errors.SamMed3DWarning")
+def test_a_click_outside_leaves_the_others(inputs: Path) -> None:
+    point = zyx("liver")
+    save(inputs, clicks=[clicks_of([point], [[999, 0, 0]])])
+    save(inputs, "other", clicks=[clicks_of([point], [])])
+    assert run(inputs) == 0
+    assert answer(inputs).any()
+    np.testing.assert_array_equal(answer(inputs), answer(inputs, "other"))
+
+
 def test_a_defect_costs_no_other_case(
     inputs: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -158,13 +178,13 @@ def test_bad_case_costs_no_other(inputs: Path, capsys: pytest.CaptureFixture[str
     save(inputs, "d", clicks=[clicks_of([[99, 0, 0]], [])])
     save(inputs, "e", boxes=[box_of("liver")])
     assert run(inputs) == 2
-    assert sorted(path.name for path in (inputs.parent / "outputs").iterdir()) == ["a.npz", "e.npz"]
+    assert sorted(path.name for path in (inputs.parent / "outputs").iterdir()) == ["a.npz", "d.npz", "e.npz"]
     err = capsys.readouterr().err
     assert err.count("\n") == 4
-    assert "3 of 5 cases were not answered: b.npz, c.npz, d.npz" in err
+    assert "2 of 5 cases were not answered: b.npz, c.npz" in err
     assert "[file.corrupt]" in err
     assert "[file.format]" in err
-    assert "[prompt.invalid]" in err
+    assert "warning: A prompt of class 1 is left out" in err
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import numpy as np
 import pydicom
 import pytest
 import samples
-from pydicom.uid import BasicTextSRStorage
+from pydicom.uid import BasicTextSRStorage, DeflatedExplicitVRLittleEndian
 
 from backend.errors import ErrorCode, SamMed3DError, SamMed3DWarning
 from backend.io import read_volume
@@ -169,3 +169,63 @@ def test_slices_of_a_series_that_takes_long_to_read_are_one_layer(tmp_path, monk
     assert [len(read_volumes(file)[0]) for file in files] == [3, 1, 1, 1]
     clock[0] += 60
     assert len(read_volumes(files[1])[0]) == 3  # later, it is wanted again
+
+
+@pytest.mark.parametrize("degrees", [0.0, 1.0, 2.5, 10.0])
+def test_a_gantry_tilt_is_read_as_it_is_or_refused(tmp_path, degrees):
+    heights = tuple(5.0 * k for k in range(20))
+    folder = samples.dicom_series(tmp_path / "ct", heights=heights)
+    for path in folder.iterdir():
+        dataset = pydicom.dcmread(path)
+        x, y, z = dataset.ImagePositionPatient
+        dataset.ImagePositionPatient = [x, round(y + z * np.tan(np.deg2rad(degrees)), 4), z]
+        dataset.save_as(path)
+    if degrees > 2.6:
+        with pytest.raises(SamMed3DError, match="tilt"):
+            read_volume(folder)
+        return
+    volume = read_volume(folder)
+    for k, z in enumerate(heights):
+        expected = [20, 30 - z * np.tan(np.deg2rad(degrees)), z]
+        # The last comes first, as in the other tests.
+        np.testing.assert_allclose(world(volume, (0, 0, len(heights) - 1 - k))[:3], expected, atol=1e-3)
+
+
+def test_slices_of_series_dropped_together_in_any_order_are_a_layer_each(tmp_path):
+    """Of two series in one folder, and of one series in two folders."""
+    one = samples.dicom_series(samples.dicom_series(tmp_path / "a", "1.2.3.4"), "1.2.3.5", heights=(0, 3))
+    other = samples.dicom_series(tmp_path / "b", "1.2.3.4", heights=(0, 3, 6))
+    files = sorted([*one.iterdir(), *other.iterdir()], key=lambda path: path.name[::-1])
+    layers = [layer for file in files for layer in read_volumes(str(file)) if layer[0] is not None]
+    assert sorted(data.shape[0] for data, *_ in layers) == [2, 3, 4]
+
+
+def test_a_deflated_series(tmp_path):
+    """Of even voxels, whose files are smaller than their slices."""
+    folder = samples.dicom_series(tmp_path / "ct", Rows=64, Columns=64, PixelData=bytes(2 * 64 * 64))
+    for path in folder.iterdir():
+        dataset = pydicom.dcmread(path)
+        dataset.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+        dataset.save_as(path, enforce_file_format=True)
+    volume = read_volume(folder)
+    assert volume.shape == (64, 64, 4)
+    assert (volume.array == -1024).all()
+
+
+@pytest.mark.parametrize(
+    ("tags", "said"),
+    [
+        ({"PixelSpacing": [0.8, 0.6001]}, "differ in PixelSpacing"),
+        ({"FrameOfReferenceUID": "1.2.3.99"}, "differ in FrameOfReferenceUID"),
+        ({"PhotometricInterpretation": "PALETTE COLOR"}, "has a palette"),
+    ],
+)
+def test_slices_that_do_not_belong_together_say_why(tmp_path, tags, said):
+    folder = samples.dicom_series(tmp_path / "ct")
+    path = folder / "1.2.3.1-2.dcm"
+    dataset = pydicom.dcmread(path)
+    for name, value in tags.items():
+        setattr(dataset, name, value)
+    dataset.save_as(path)
+    with pytest.raises(SamMed3DError, match=said):
+        read_volume(folder)

@@ -115,3 +115,34 @@ def test_a_frame_of_many(tmp_path, suffix):
     assert volume.spacing == (2, 3, 4)
     with pytest.raises(SamMed3DError, match="has 6"):
         read_volume(path)
+
+
+@pytest.mark.parametrize("word", ["True", "true", "T", "1"])
+def test_what_is_true_in_a_metaimage(tmp_path, word):
+    array = samples.voxels(np.int16)
+    content = array.astype(">i2").tobytes(order="F")
+    fields = {"BinaryData": word, "BinaryDataByteOrderMSB": word, "CompressedData": word}
+    (tmp_path / "a.mha").write_bytes(samples.mha(content=zlib.compress(content), **fields))
+    np.testing.assert_array_equal(read_volume(tmp_path / "a.mha").array, array)
+
+
+def test_the_units_of_a_metaimage_are_honoured(tmp_path):
+    (tmp_path / "a.mha").write_bytes(samples.mha(DistanceUnits="um"))
+    assert read_volume(tmp_path / "a.mha").spacing == pytest.approx((0.0005, 0.00075, 0.002))
+    (tmp_path / "b.mha").write_bytes(samples.mha(DistanceUnits="?"))
+    assert read_volume(tmp_path / "b.mha").spacing == pytest.approx((0.5, 0.75, 2))
+
+
+@pytest.mark.parametrize("axes", ["none (1,0,0) (0,1,0) (0,0,1)", "(1,0,0) (0,1,0) (0,0,1) none"])
+def test_a_nrrd_with_an_axis_beside_space_says_what_to_do(tmp_path, axes):
+    fields = {"dimension": "4", "kinds": None, "space_directions": axes}
+    (tmp_path / "a.nrrd").write_bytes(samples.nrrd(samples.voxels(shape=(2, 3, 4, 2)), **fields))
+    with pytest.raises(SamMed3DError, match=r"4 axes.*a file of its own"):
+        read_volume(tmp_path / "a.nrrd")
+
+
+def test_a_voxel_size_that_is_no_number_is_unknown(tmp_path):
+    fields = {"space": None, "space_origin": None, "space_directions": None, "spacings": "2 3 nan"}
+    (tmp_path / "a.nrrd").write_bytes(samples.nrrd(**fields))
+    with pytest.warns(SamMed3DWarning, match="voxel size unknown"):
+        read_volume(tmp_path / "a.nrrd")

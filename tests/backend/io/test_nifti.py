@@ -142,3 +142,8 @@ def test_real_volumes_are_read_as_nibabel_reads_them(shared_data, name):
     for file in ("image.nii.gz", "label.nii.gz"):
         path = shared_data / name / file
         same(read_volume(path), nib.load(path))
+
+
+def test_voxels_do_not_begin_in_the_header(tmp_path):
+    (tmp_path / "a.nii").write_bytes(samples.nifti(vox_offset=0))
+    np.testing.assert_array_equal(read_volume(tmp_path / "a.nii").array, samples.voxels())

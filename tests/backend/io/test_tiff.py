@@ -117,3 +117,16 @@ def test_of_two_axes_without_a_name_the_last_is_z_and_no_frame_holds_the_others(
             volume = read_volume(path, frame)
         np.testing.assert_array_equal(volume.array, array[frame].transpose(2, 1, 0))
         assert volume.array.base is None or volume.array.base.nbytes == volume.array.nbytes
+
+
+@pytest.mark.parametrize("options", [{}, {"compression": "zlib"}, {"ome": True}])
+def test_voxels_of_one_bit(tmp_path, options):
+    mask = samples.voxels(shape=(6, 5, 13)) > 50
+    tifffile.imwrite(tmp_path / "a.tif", mask, metadata={"axes": "ZYX"}, **options)
+    with pytest.warns(SamMed3DWarning, match="voxel size unknown"):
+        volume = read_volume(tmp_path / "a.tif")
+    np.testing.assert_array_equal(volume.array, mask.transpose(2, 1, 0))
+    content = (tmp_path / "a.tif").read_bytes()
+    (tmp_path / "b.tif").write_bytes(content[:-20])
+    with pytest.raises(SamMed3DError):
+        read_volume(tmp_path / "b.tif")

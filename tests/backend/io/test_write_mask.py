@@ -1,4 +1,5 @@
 import os
+import stat
 import subprocess
 import sys
 import textwrap
@@ -245,8 +246,52 @@ def test_a_full_disk_leaves_the_old_file(tmp_path):
 def test_a_tiff_warns_of_what_it_cannot_keep(tmp_path, recwarn):
     mask = np.ones((3, 4, 5), dtype=bool)
     placed = Volume(mask, np.array([[1, 0, 0, 7], [0, 2, 0, 8], [0, 0, 3, 9], [0, 0, 0, 1.0]]))
-    with pytest.warns(SamMed3DWarning, match=r"a\.tif keeps the voxel size"):
+    with pytest.warns(SamMed3DWarning, match="The mask keeps the voxel size"):
         write_mask(tmp_path / "a.tif", mask, placed)
     recwarn.clear()
     write_mask(tmp_path / "b.tif", mask, read_volume(tmp_path / "a.tif"))
     assert not recwarn.list
+
+
+@pytest.mark.skipif(os.name != "posix", reason="links need privileges")
+@pytest.mark.parametrize("suffix", [".nii.gz", ".nrrd", ".ome.tif"])
+def test_a_link_to_a_file_of_another_name_keeps_its_own_format(tmp_path, suffix):
+    (tmp_path / "obj123").touch()
+    (tmp_path / f"m{suffix}").symlink_to("obj123")
+    mask = np.ones((3, 4, 5), dtype=bool)
+    write_mask(tmp_path / f"m{suffix}", mask, Volume(mask, np.diag([-1.0, -1, -1, 1])))
+    assert (tmp_path / f"m{suffix}").is_symlink()
+    np.testing.assert_array_equal(read_volume(tmp_path / f"m{suffix}").array, mask)
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_folder_that_cannot_be_forced_to_the_disk_is_no_error(tmp_path, monkeypatch):
+    real = os.fsync
+
+    def fsync(descriptor):
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(22, "Invalid argument")
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    mask = np.ones((3, 4, 5), dtype=bool)
+    write_mask(tmp_path / "m.nii", mask, Volume(mask, np.eye(4)))
+    assert [path.name for path in tmp_path.iterdir()] == ["m.nii"]
+
+
+def test_the_smallest_voxels_come_back(tmp_path):
+    mask = np.ones((3, 4, 5), dtype=bool)
+    write_mask(tmp_path / "m.nii.gz", mask, Volume(mask, np.diag([1e-4, 1e-4, 1e-4, 1])))
+    assert read_volume(tmp_path / "m.nii.gz").spacing == pytest.approx((1e-4,) * 3)
+
+
+def test_a_tiff_warns_of_small_voxels_too(tmp_path):
+    mask = np.ones((3, 4, 5), dtype=bool)
+    with pytest.warns(SamMed3DWarning, match="TIFF has no place"):
+        write_mask(tmp_path / "a.tif", mask, Volume(mask, np.diag([5e-4, 5e-4, 5e-4, 1])))
+
+
+def test_a_folder_whose_name_no_file_system_has_is_refused(tmp_path):
+    mask = np.ones((3, 4, 5), dtype=bool)
+    with pytest.raises(SamMed3DError, match="no folder"):
+        write_mask(tmp_path / ("x" * 300) / "m.nii", mask, Volume(mask, np.eye(4)))

@@ -346,6 +346,13 @@ def test_our_files_say_the_sizes_of_their_network(
     )
 
 
+def test_what_others_call_a_network_is_no_description(tmp_path: Path) -> None:
+    torch.save({"model_state_dict": {"a": torch.zeros(1)}, "network": "unet"}, tmp_path / "w.pth")
+    weights = read_weights(tmp_path / "w.pth")
+    assert list(weights.state) == ["a"]
+    assert weights.sizes is None
+
+
 @pytest.mark.parametrize(
     "text",
     [

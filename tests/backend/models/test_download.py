@@ -38,6 +38,8 @@ class Hub:
     redirects: bool = True
     ranges: bool = True
     close_after: int | None = None
+    states_length: bool = True
+    login_page: bool = False
     renamed_to: str | None = None
     stall_s: float = 0.0
     asked: list[tuple[str, str, str | None]] = field(default_factory=list)  # method, path, range
@@ -90,15 +92,25 @@ class Handler(BaseHTTPRequestHandler):
 
     def send_content(self, content: bytes, body: bool, headers: dict[str, str] | None = None) -> None:
         start = 0
+        if self.hub.login_page and body:
+            self.send_page()
+            return
         if self.hub.ranges and self.headers["Range"]:
             start = int(self.headers["Range"].removeprefix("bytes=").removesuffix("-"))
         self.send_response(206 if start else 200)
         for name, value in (headers or {}).items():
             self.send_header(name, value)
-        self.send_header("Content-Length", str(len(content) - start))
+        if self.hub.states_length or not body:
+            self.send_header("Content-Length", str(len(content) - start))
         self.end_headers()
         if body:
             self.wfile.write(content[start : self.hub.close_after])
+
+    def send_page(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Type", "text/html; charset=utf-8")
+        self.end_headers()
+        self.wfile.write(b"<html>Log in</html>")
 
 
 @pytest.fixture
@@ -326,3 +338,17 @@ def test_second_download_of_the_same_file_is_refused(target: Path) -> None:
 def test_the_real_hub_is_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("HF_ENDPOINT", raising=False)
     assert FILE.url() == "https://huggingface.co/someone/model/resolve/main/weights.pth"
+
+
+@pytest.mark.parametrize("fault", [{"states_length": False, "close_after": 300_000}, {"login_page": True}])
+def test_what_is_here_already_outlasts_a_bad_answer(fault: dict[str, object], hub: Hub, target: Path) -> None:
+    target.parent.mkdir()
+    part = target.with_name(f"weights.pth.{sha256(CONTENT)[:12]}.part")
+    part.write_bytes(CONTENT[:100_000])
+    vars(hub).update(fault)
+    assert refusal(target).code is ErrorCode.DOWNLOAD_FAILED
+    assert part.stat().st_size >= 100_000
+    vars(hub).update({"states_length": True, "close_after": None, "login_page": False})
+    fetch(FILE, target)
+    assert target.read_bytes() == CONTENT
+    assert hub.asked[-1][2] == f"bytes={300_000 if 'close_after' in fault else 100_000}-"

@@ -116,3 +116,24 @@ def test_cache_is_the_users_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_importing_the_zoo_imports_no_torch() -> None:
     code = "import sys, backend.models.zoo; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("cache", ["~nosuchuser/cache", "x" * 300])
+def test_a_cache_that_cannot_be_is_one_without_weights(cache: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NAPARI_SAMED3D_CACHE", cache)
+    assert not zoo.is_available(TURBO)
+    assert refusal(TURBO, download=False).code is ErrorCode.DOWNLOAD_FAILED
+    assert refusal("~nosuchuser/w.pth").code is ErrorCode.FILE_MISSING
+    assert refusal("x" * 300).code is ErrorCode.MODEL_UNKNOWN
+
+
+def test_weights_that_may_not_be_read_are_told(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache.mkdir()
+    (cache / "sam_med3d_turbo.pth").write_bytes(b"weights")
+    (cache / "sam_med3d_turbo.pth.json").write_text("{}")
+
+    def refuse(path: Path, *_: object, **__: object) -> str:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "read_text", refuse)
+    assert refusal(TURBO).code is ErrorCode.FILE_READ
