@@ -1,6 +1,7 @@
 """Checks made before memory is allocated, so that a header's lie costs nothing."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -70,10 +71,24 @@ def available_memory() -> int | None:
     if meminfo.exists():
         for line in meminfo.read_text().splitlines():
             if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
+                return min([int(line.split()[1]) * 1024, *_left_by_limits()])
     if "SC_PHYS_PAGES" in getattr(os, "sysconf_names", {}):  # macOS tells only the size of the memory
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     return None
+
+
+def _left_by_limits(mounted: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> Iterator[int]:
+    """Bytes that each limit on this process leaves, of a container or of a job of a cluster (Linux's cgroups, v2)."""
+    lines = own.read_text().splitlines() if own.exists() else []
+    within = next((line.removeprefix("0::/") for line in lines if line.startswith("0::/")), None)
+    if within is None:
+        return
+    for folder in (mounted / within, *(mounted / within).parents):
+        limit = folder / "memory.max"
+        if limit.is_file() and limit.read_text().strip() != "max":
+            used = int((folder / "memory.current").read_text())
+            counts = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+            yield int(limit.read_text()) - used + int(counts["inactive_file"])  # what files fill can be had
 
 
 class FramesError(SamMed3DError):

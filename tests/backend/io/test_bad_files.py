@@ -13,6 +13,7 @@ import tifffile
 
 from backend.errors import ErrorCode, SamMed3DError
 from backend.io import read_volume
+from backend.io.guard import _left_by_limits
 from backend.volume import Volume
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*TIFF has no place:backend.errors.SamMed3DWarning")
@@ -94,6 +95,19 @@ def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(SamMed3DError, match=r"nowhere\.nii") as caught:
         read_volume(tmp_path / "nowhere.nii")
     assert caught.value.code is ErrorCode.FILE_MISSING
+
+
+def test_the_limit_of_a_container_counts(tmp_path):
+    """That of a group above, too; what files fill can be had."""
+    job = tmp_path / "groups" / "job" / "step"
+    job.mkdir(parents=True)
+    for folder, most in ((job, "max"), (job.parent, "1000")):
+        (folder / "memory.max").write_text(f"{most}\n")
+        (folder / "memory.current").write_text("700\n")
+        (folder / "memory.stat").write_text("anon 500\ninactive_file 200\n")
+    (tmp_path / "own").write_text("1:name=x:/\n0::/job/step\n")
+    assert list(_left_by_limits(tmp_path / "groups", tmp_path / "own")) == [500]
+    assert list(_left_by_limits(tmp_path / "groups", tmp_path / "none")) == []
 
 
 def test_both_numbers_are_given_when_memory_is_short(tmp_path, monkeypatch):
