@@ -196,7 +196,8 @@ class Controller:
     def _leave(self, workspace: Workspace) -> None:
         self._forget(workspace)
         workspace.release()
-        self._thread.forget()
+        shown = self.workspace if self.workspace is not workspace else None
+        self._thread.forget_all_but(shown.frame.volume if shown else None)
         if self.workspace is workspace:
             self._give_up()
             self.workspace = None

@@ -36,7 +36,8 @@ def get_reader(path: PathOrPaths) -> Callable[[PathOrPaths], list[LayerTuple]] |
 
 def _may_be_a_series(folder: str) -> bool:
     """Whether a folder is not one of the kinds that other readers open."""
-    return not any(Path(folder, name).exists() for name in (".zgroup", ".zarray", "zarr.json"))
+    # Not by Path, whose questions raise what a folder refuses.
+    return not any(os.path.exists(f"{folder}/{name}") for name in (".zgroup", ".zarray", "zarr.json"))  # noqa: PTH110
 
 
 def read_volumes(path: PathOrPaths) -> list[LayerTuple]:

@@ -85,6 +85,7 @@ class ModelThread(QObject):
         self._serving: ModelChoice | None = None
         self._closed = False
         self._forgets = False
+        self._kept: Volume | None = None
         self._cancel_download = threading.Event()
         self._engine: tuple[ModelChoice, Engine] | None = None
         self._solver: tuple[tuple[Engine, Volume, bool], Solver] | None = None
@@ -107,10 +108,10 @@ class ModelThread(QObject):
             self._newest = generation
             self._cancel_download.set()
 
-    def forget(self) -> None:
-        """Keep no image in memory that was asked about, once the request in work is done."""
+    def forget_all_but(self, kept: Volume | None) -> None:
+        """Keep no other image in memory that was asked about, once the request in work is done."""
         with self._changed:
-            self._forgets = True
+            self._forgets, self._kept = True, kept
             self._changed.notify()
 
     def close(self) -> None:
@@ -151,9 +152,9 @@ class ModelThread(QObject):
             return None if self._closed else request
 
     def _drop_forgotten(self) -> None:
-        if self._forgets:
+        if self._forgets and self._solver is not None and self._solver[0][1] is not self._kept:
             self._solver = None
-        self._forgets = False
+        self._forgets, self._kept = False, None
 
     def _serve(self, request: Request) -> None:
         solver = self._solver_for(request)

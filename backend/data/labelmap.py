@@ -18,6 +18,9 @@ from backend.volume import Volume
 # Larger label values are renumbered, since SciPy lists a box for every number up to the largest.
 LARGEST_LISTED = 2**16 - 1
 
+# Files that scale their voxels, as NiBabel makes of real numbers, give whole numbers back only about as they were.
+ROUNDED = 0.02
+
 
 class LabelMap:
     """Labels (x, y, z) in canonical orientation.
@@ -79,6 +82,8 @@ def read_labels(path: Path, image: Volume) -> Volume:
             "Resample one to the other.",
         )
     values: npt.NDArray[Any] = np.asarray(labels.array)
+    if values.dtype.kind == "f" and np.abs(values - np.rint(values)).max() < ROUNDED:
+        values = np.rint(values)
     if not holds_labels(values):
         raise SamMed3DError(
             ErrorCode.DATA_SOURCE,

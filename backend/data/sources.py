@@ -44,7 +44,7 @@ def read_source(path: Path) -> Listing:
     datasets = sorted({images.parent for levels in ("", "*/", "*/*/") for images in path.glob(f"{levels}imagesTr")})
     listings = [_dataset(_full(folder)) for folder in datasets]
     if path not in datasets:  # datasets and cases may lie side by side
-        listings.append(_case_folders(_full(path)))
+        listings.append(_case_folders(_full(path), beside=bool(datasets)))
     cases = tuple(case for listing in listings for case in listing.cases)
     failures = tuple(failure for listing in listings for failure in listing.failures)
     if not cases and not failures:
@@ -150,7 +150,8 @@ class CaseMeta(BaseModel):
         return {value: info if isinstance(info, str) else info.name for value, info in self.labels.items()}
 
 
-def _case_folders(path: Path) -> Listing:
+def _case_folders(path: Path, *, beside: bool) -> Listing:
+    """The cases of a folder; beside datasets a folder that cannot be read is no concern (a drive's own, say)."""
     cases: list[SourceCase] = []
     failures: list[Failure] = []
     # A hidden one is what a killed run has left half written.
@@ -160,6 +161,8 @@ def _case_folders(path: Path) -> Listing:
             if files.keys() & {"image", "label"}:  # else it is no case
                 cases.append(_case(folder, files))
         except OSError as error:
+            if beside:
+                continue
             unreadable = bad_source(f"{folder} could not be read: {error.strerror}.", "Check its permissions.")
             failures.append(set_aside(path.name, folder.name, "", unreadable))
         except SamMed3DError as error:

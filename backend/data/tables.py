@@ -3,7 +3,7 @@
 import csv
 import io
 import json
-import os
+import posixpath
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -52,7 +52,7 @@ class Row(BaseModel):
 
     def case(self, folder: Path) -> SourceCase:
         """The case, with paths taken from `folder`."""
-        stem = stem_of(os.path.normpath(self.image))
+        stem = stem_of(posixpath.normpath(self.image))  # the same on every system
         name = stem + ("" if self.frame is None else f"_{self.frame}")
         return SourceCase(
             name=name,

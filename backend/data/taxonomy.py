@@ -29,7 +29,7 @@ _PLURALS = {
 
 _SINGULARS = {
     "accumbens", "lens", "pons", "dens", "mons", "deferens", "vas", "pancreas", "psoas", "iliopsoas", "atlas", "biceps",
-    "triceps", "quadriceps",
+    "triceps", "quadriceps", "forceps", "ascendens", "descendens", "prominens",
 }  # fmt: skip
 
 _LESION = (

@@ -53,7 +53,7 @@ class Report:
 
     @property
     def jobs(self) -> list[int]:
-        """Processes that shared the machine, which the times depend on: as many as in each run that measured some."""
+        """How many processes shared the machine, which the times depend on; several numbers where runs differed."""
         return sorted({result.jobs for result in self.results})
 
     @property

@@ -175,8 +175,7 @@ def rows_of(target: Target, model: str, repeat: int, trial: Trial) -> list[Row]:
 def stamp_of(settings: Settings, files: Iterable[Path], known: str = "") -> str:
     """A digest of the settings, of the size and time of change of files, and of what is known beside them."""
     stats = [(str(path), stamps_of(path)) for path in files]
-    content = json.dumps([settings.model_dump(), stats, known])
-    return hashlib.sha256(content.encode(errors="surrogatepass")).hexdigest()
+    return hashlib.sha256(json.dumps([settings.model_dump(), stats, known]).encode()).hexdigest()
 
 
 def case_path(out: Path, case: str) -> Path:

@@ -87,22 +87,28 @@ class LabelMap:
         box = self.array[shown.slices]
         own = box == self.current
         free = own | (box == 0)
-        return bool((own != (shown.mask & free)).any() or np.count_nonzero(self.array == self.current) > own.sum())
+        changed = bool((own != (shown.mask & free)).any())
+        return changed or self._count(self.array) > int(np.count_nonzero(own))
 
     def _box(self) -> npt.NDArray[np.uint16]:
         """The part of the array in which voxels of the open object are."""
         return self.array if self.painted else self.array[self._shown.get(self.current, EMPTY_PATCH).slices]
 
     def _has_voxels(self) -> bool:
-        return bool((self._box() == self.current).any())
+        boxes = (self.array[self._shown.get(self.current, EMPTY_PATCH).slices], self._box())
+        return any((plane == self.current).any() for box in boxes for plane in box)
+
+    def _count(self, box: npt.NDArray[np.uint16]) -> int:
+        """Voxels of the open object; plane by plane, as all that looks at the whole array, which may be large."""
+        return sum(int(np.count_nonzero(plane == self.current)) for plane in box)
 
     def _drop(self) -> None:
         for table in (self._shown, self._histories, self._answered):
             table.pop(self.current, None)
 
     def _erase(self) -> None:
-        box = self._box()
-        box[box == self.current] = 0
+        for plane in self._box():
+            plane[plane == self.current] = 0
 
     def accept(self) -> int:
         """Keep the open object; open a new one with the next label. Returns the label kept.
@@ -153,3 +159,4 @@ class LabelMap:
             else:
                 self._drop()
             self.current = label
+            self.painted = True  # a script may have changed voxels, too, and told nobody

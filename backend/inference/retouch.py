@@ -5,10 +5,13 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from backend.inference.canvas import Floats, MaskPatch
+from backend.inference.prompts import Point
 from backend.inference.views import Bools, Points
 
 # A click reaches so many times as far as the mask's border is from it, and at least so many voxels.
 REACH, LEAST_REACH = 2.0, 3.0
+# Into about so many blocks an axis a mask is divided where only about how far something is counts.
+BLOCKS = 64
 
 
 def retouched(before: Floats, answer: Floats, voxel: npt.ArrayLike, *, positive: bool) -> Floats:
@@ -24,30 +27,36 @@ def retouched(before: Floats, answer: Floats, voxel: npt.ArrayLike, *, positive:
         positive: whether it belongs to the object.
     """
     mask = before > 0
-    at = _nearest(voxel, len(mask))
-    reach = max(LEAST_REACH, REACH * to_border(mask, voxel))
-    wrong = (mask != positive) & ((answer > 0) == positive) & (_squares(at, len(mask)) <= reach**2)
+    at = np.rint(voxel).astype(int).clip(0, len(mask) - 1)
+    x, y, z = ((np.arange(len(mask)) - place) ** 2 for place in at)
+    squares = x[:, None, None] + y[:, None] + z
+    across = squares[mask != mask[tuple(at)]]
+    reach = max(LEAST_REACH, REACH * float(np.sqrt(across.min()))) if len(across) else np.inf
+    wrong = (mask != positive) & ((answer > 0) == positive) & (squares <= reach**2)
     pieces, _ = ndimage.label(wrong)
     piece = pieces[tuple(at)]
     return np.where((pieces == piece) & (piece > 0), answer, before)
 
 
-def to_border(mask: Bools, voxel: npt.ArrayLike) -> float:
-    """How far the nearest voxel is that is in a mask (S, S, S) if this one is not, or else not in it; in voxels."""
-    at = _nearest(voxel, len(mask))
-    squares = _squares(at, len(mask))[mask != mask[tuple(at)]]
-    return float(np.sqrt(squares.min())) if len(squares) else np.inf
+def to_border_mm(given: MaskPatch, point: Point, spacing: tuple[float, float, float]) -> float:
+    """About how far (mm) a mask's border is from a volume index: to the nearest block of voxels with some beyond it.
 
-
-def _nearest(voxel: npt.ArrayLike, size: int) -> npt.NDArray[np.int_]:
-    return np.rint(voxel).astype(int).clip(0, size - 1)
-
-
-def _squares(at: npt.NDArray[np.int_], size: int) -> npt.NDArray[np.int_]:
-    """Squared distances (S, S, S) from a voxel."""
-    x, y, z = ((np.arange(size) - place) ** 2 for place in at)
-    squares: npt.NDArray[np.int_] = x[:, None, None] + y[:, None] + z
-    return squares
+    Args:
+        given: with a voxel set.
+        point: continuous volume index.
+        spacing: of the volume, in mm.
+    """
+    mask = np.pad(given.mask, 1)  # so that there is always something around it
+    place = np.array(point) - np.array(given.start) + 1
+    x, y, z = np.rint(place).astype(int).clip(0, np.array(mask.shape) - 1).tolist()
+    beyond = mask != mask[x, y, z]
+    squares = []
+    for axis, (at, size) in enumerate(zip(place, spacing, strict=True)):
+        firsts = np.arange(0, mask.shape[axis], max(1, mask.shape[axis] // BLOCKS))
+        lasts = np.append(firsts[1:], mask.shape[axis]) - 1
+        squares.append((np.maximum(np.maximum(firsts - at, at - lasts), 0) * size) ** 2)
+        beyond = np.logical_or.reduceat(beyond, firsts, axis=axis)
+    return float(np.sqrt((squares[0][:, None, None] + squares[1][:, None] + squares[2])[beyond].min()))
 
 
 def edited(given: MaskPatch, now: MaskPatch, near: MaskPatch, *, positive: bool) -> MaskPatch:

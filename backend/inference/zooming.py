@@ -10,7 +10,7 @@ from backend.geometry import extract_crop
 from backend.inference.canvas import Canvas, Floats, MaskPatch, Window
 from backend.inference.predictor import Predictor, spacing_of
 from backend.inference.prompts import Click, InitialMask, Prompt, Prompts, centre_of, check_prompt, ends_of
-from backend.inference.retouch import edited, innermost, retouched, to_border
+from backend.inference.retouch import edited, innermost, retouched, to_border_mm
 from backend.inference.sharpening import finer_windows, without_islands
 from backend.inference.solver import Solver, logits_of
 from backend.inference.views import Bools, Points, Span, View, Views, view_of
@@ -103,9 +103,10 @@ class ZoomingSolver(Solver):
         if click.positive or not len(ends):
             ends = np.concatenate([ends, [click.point]])
         whole = self._views.fitted(Span(ends.min(0), ends.max(0)))
-        voxel = self._views.voxels(whole, np.array([click.point]))[0]
-        across_mm = to_border(self._given(given, whole).windows[0].logits > 0, voxel) * spacing_of(whole.level)
-        near = self._views.around(click.point, max(LEAST_MM, SIDE * across_mm)) if across_mm < np.inf else whole
+        if not given.mask.any():
+            return whole
+        across_mm = to_border_mm(given, click.point, self.predictor.volume.spacing)
+        near = self._views.around(click.point, max(LEAST_MM, SIDE * across_mm))
         return near if near.level < whole.level else whole
 
     def _look_inside(self, view: View, before: Canvas, prompts: Prompts) -> Floats:

@@ -24,6 +24,7 @@ from backend.volume import Affine, Source, Volume
 _GEOMETRY = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing")
 _WORKING_BYTES = 8  # a voxel: highdicom holds the slices and their stack, each in float32
 _ORIENTATION_TOLERANCE = 1e-4  # of the direction cosines of two slices of one series, which are rounded text
+_OFF_VOXELS = 0.1  # that slices may stand from where they would be without a tilt
 _INT16 = np.iinfo(np.int16)
 
 
@@ -70,15 +71,18 @@ def series_uid(path: Path) -> str | None:
 
 
 def _as_they_stand(affine_lps: npt.NDArray[Any], datasets: Sequence[Any]) -> npt.NDArray[Any]:
-    """highdicom's affine for (slice, row, column) with the step from slice to slice that their positions say.
+    """highdicom's affine for (slice, row, column), or with the step from slice to slice that their positions say.
 
     It takes a gantry tilt of up to 2.5 degrees for none, and the slices for straight behind each other: of a head,
-    the last would be 2 cm off.
+    the last would be 9 mm off.
     """
     if len(datasets) == 1:
         return affine_lps
     places = np.array([[float(number) for number in one.ImagePositionPatient] for one in datasets])
     places = places[np.argsort(places @ affine_lps[:3, 0])]
+    straight = affine_lps[:3, 3] + np.arange(len(places))[:, None] * affine_lps[:3, 0]
+    if np.linalg.norm(places - straight, axis=1).max() < _OFF_VOXELS * min(datasets[0].PixelSpacing):
+        return affine_lps  # positions are rounded text
     out = affine_lps.copy()
     out[:3, 0] = (places[-1] - places[0]) / (len(places) - 1)
     out[:3, 3] = places[0]
@@ -207,8 +211,9 @@ def _check_regular(path: Path, slices: Sequence[_Slice]) -> None:
             f"The slices of the series in {path} differ in size: {sorted(sizes)}.",
             "Move the slices of another size (a localiser, say) to a folder of their own.",
         )
-    for tag in ("PixelSpacing", "FrameOfReferenceUID"):
-        values = {str(item.header.get(tag)) for item in slices}
+    spacings = {str([float(size) for size in item.header.PixelSpacing]) for item in slices}  # "0.5" and "0.50" are one
+    frames = {str(item.header.FrameOfReferenceUID) for item in slices}
+    for tag, values in (("PixelSpacing", spacings), ("FrameOfReferenceUID", frames)):
         if len(values) > 1:
             raise SamMed3DError(
                 ErrorCode.VOLUME_GEOMETRY,

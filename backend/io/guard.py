@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -84,11 +85,10 @@ def _left_by_limits(mounted: Path = Path("/sys/fs/cgroup"), own: Path = Path("/p
     if within is None:
         return
     for folder in (mounted / within, *(mounted / within).parents):
-        limit = folder / "memory.max"
-        if limit.is_file() and limit.read_text().strip() != "max":
-            used = int((folder / "memory.current").read_text())
+        with suppress(OSError, ValueError, KeyError):  # no limit ("max"), or a system that does not tell all of this
+            limit, used = (int((folder / name).read_text()) for name in ("memory.max", "memory.current"))
             counts = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
-            yield int(limit.read_text()) - used + int(counts["inactive_file"])  # what files fill can be had
+            yield limit - used + int(counts["inactive_file"]) + int(counts["active_file"])  # what files fill can be had
 
 
 class FramesError(SamMed3DError):

@@ -16,6 +16,7 @@ from backend.training.config import TrainConfig, load_config
 CONFIG_NAME = "config.json"
 LOG_NAME = "log.jsonl"
 CHECKPOINTS_NAME = "checkpoints"
+EMBEDDINGS_NAME = "embeddings"
 
 # What may change when a run is resumed: where and how fast it computes and how often it saves, not what it learns.
 _FREE_SECTIONS = ("run", "numerics")
@@ -46,8 +47,8 @@ def lock_folder(folder: Path) -> FileLock:
 
 
 def sweep_folder(folder: Path) -> None:
-    """Remove what killed writing has left behind, in the folder and below; no one else may be writing there."""
-    for place in (folder, *(path for path in folder.rglob("*") if path.is_dir())):
+    """Remove what killed writing has left of this run's files; no one else may be writing there."""
+    for place in (folder, folder / CHECKPOINTS_NAME, *folder.glob(f"{EMBEDDINGS_NAME}/*/*")):
         for stale in leftovers(place):
             stale.unlink(missing_ok=True)
 

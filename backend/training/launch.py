@@ -34,7 +34,8 @@ from backend.training.world import World
 
 _GRACE_S = 5.0  # for the other ranks to end by themselves, with a message that may tell more
 _HOST = "127.0.0.1"
-_ASKED_TO_END = {-signal.SIGTERM, -signal.SIGINT}
+_INTERRUPTED = 128 + signal.SIGINT  # as shells say it
+_ASKED_TO_END = {-signal.SIGTERM, -signal.SIGINT, _INTERRUPTED}
 
 
 def launch(config: TrainConfig) -> None:
@@ -192,9 +193,8 @@ def _child(config: TrainConfig, rank: int, ranks: int, port: int, writer: "Conne
     try:
         with plain_warnings():
             _train_as_member(config, rank, ranks, rank, TCPStore(_HOST, port, is_master=False))
-    except KeyboardInterrupt:  # before it listened: it goes as it would have a moment earlier
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
-        os.kill(os.getpid(), signal.SIGINT)
+    except KeyboardInterrupt:  # before it listened
+        sys.exit(_INTERRUPTED)
     except BaseException as error:  # whatever ends a rank, the launcher must hear of it
         told = error if isinstance(error, SamMed3DError) else traceback.format_exc()
         writer.send(_Report(rank, time.time(), told))

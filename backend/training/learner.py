@@ -15,7 +15,7 @@ from backend.training.config import TrainConfig
 from backend.training.ema import build_ema
 from backend.training.embedding_cache import EmbeddingCache
 from backend.training.episode import Episode, EpisodeOutput, TrainedModel
-from backend.training.folder import fingerprint
+from backend.training.folder import EMBEDDINGS_NAME, fingerprint
 from backend.training.freezing import is_frozen
 from backend.training.optimizer import build_optimizer
 from backend.training.plan import Pass, Window
@@ -157,5 +157,5 @@ def _build_cache(episode: Episode, config: TrainConfig) -> EmbeddingCache | None
     if not config.data.variants or not is_frozen(cast(TrainedModel, episode.model).image_encoder):
         return None
     # Of this configuration alone: the same encoder may have seen other data, or other crops of it.
-    folder = config.run.out / "embeddings" / fingerprint(config)
+    folder = config.run.out / EMBEDDINGS_NAME / fingerprint(config)
     return EmbeddingCache(episode, config.data.variants, folder=folder)

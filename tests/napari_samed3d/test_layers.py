@@ -188,6 +188,11 @@ def test_objects_of_another_type_are_taken_over(window: Window, phantom: Phantom
     segment(window, phantom, "spleen")
     assert window.mask().sum() > np.count_nonzero(wider)  # which looks whether the layer shows the objects' own array
     assert window.controller.workspace.frame.order.show(kept_paint(window))[0, 0, 0]
+    before = window.controller.workspace.objects.array.copy()
+    labels.data = np.flip(labels.data, 0)  # the same memory, and another order
+    assert np.array_equal(window.mask(), np.flip(before == 1, 2))
+    labels.data = labels.data[2:]  # and others than there are
+    assert labels.data.shape == window.controller.workspace.image.data.shape
 
 
 def test_a_renamed_image_is_still_the_one_that_is_worked_on(window: Window, phantom: Phantom) -> None:
@@ -241,7 +246,19 @@ def test_a_deleted_image_leaves_the_memory(window: Window, phantom: Phantom) -> 
         gc.collect()
         return [thing() for thing in gone] == [None, None]
 
-    window.qtbot.waitUntil(nothing_left)
+    window.qtbot.waitUntil(nothing_left, timeout=30_000)  # napari computes on it for a while
+
+
+def test_what_is_known_of_one_image_outlasts_another(window: Window, phantom: Phantom) -> None:
+    first = window.open(phantom.volume)
+    window.widget.image.value = second_image(window, phantom)
+    window.settle()
+    segment(window, phantom, "liver")
+    solver = window.controller._thread._solver
+    assert solver is not None
+    window.viewer.layers.remove(first)
+    window.settle()
+    assert window.controller._thread._solver is solver
 
 
 def test_the_threshold_of_small_values_spans_them() -> None:

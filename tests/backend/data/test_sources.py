@@ -1,5 +1,6 @@
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -291,3 +292,19 @@ def test_a_name_that_no_file_system_has_sets_its_case_aside(tmp_path: Path) -> N
     for case in read_source(tmp_path / "t.jsonl").cases:
         result = prepare_job(Job("d", case.name, (case,)), tmp_path / "out", PreparationConfig())
         assert len(result.failures) == 1
+
+
+def test_a_folder_beside_datasets_that_cannot_be_read_is_no_concern(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nnunet_folder(tmp_path / "Dataset001_X", SECOND, {"a_0000": picture()}, "a")
+    (tmp_path / "lost+found").mkdir()
+    real = Path.iterdir
+
+    def iterdir(path: Path) -> Iterator[Path]:
+        if path.name == "lost+found":
+            raise PermissionError(13, "Permission denied")
+        return real(path)
+
+    monkeypatch.setattr(Path, "iterdir", iterdir)
+    assert read_source(tmp_path).failures == ()

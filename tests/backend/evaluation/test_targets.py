@@ -117,6 +117,19 @@ def test_what_is_no_label_map_is_refused(folder: Path, value: float) -> None:
         find_cases(folder)[0].open()
 
 
+def test_labels_that_their_file_scales_are_whole_again(folder: Path) -> None:
+    """NiBabel writes real numbers in a byte with a factor: 7 labels come back as 0.9882, 2.0039, ..."""
+    labels = np.zeros(SHAPE)
+    labels[5:15, 5:15, 5:15] = np.arange(1000).reshape(10, 10, 10) % 8
+    image = nib.Nifti1Image(labels, AFFINE)
+    image.set_data_dtype(np.uint8)
+    image.to_filename(folder / "a" / "label.nii.gz")
+    assert not (image.from_filename(folder / "a" / "label.nii.gz").get_fdata() == labels).all()
+    opened = find_cases(folder)[0].open()
+    liver = next(target for target in opened.targets if target.name == "liver")
+    np.testing.assert_array_equal(opened.mask(liver), labels == 1)
+
+
 def test_index_without_the_split_is_refused(prepared: Path) -> None:
     write_index(prepared, [entry(split="train")])
     with pytest.raises(SamMed3DError, match="no entry of the split 'validation'"):

@@ -104,7 +104,7 @@ def test_the_limit_of_a_container_counts(tmp_path):
     for folder, most in ((job, "max"), (job.parent, "1000")):
         (folder / "memory.max").write_text(f"{most}\n")
         (folder / "memory.current").write_text("700\n")
-        (folder / "memory.stat").write_text("anon 500\ninactive_file 200\n")
+        (folder / "memory.stat").write_text("anon 500\ninactive_file 150\nactive_file 50\n")
     (tmp_path / "own").write_text("1:name=x:/\n0::/job/step\n")
     assert list(_left_by_limits(tmp_path / "groups", tmp_path / "own")) == [500]
     assert list(_left_by_limits(tmp_path / "groups", tmp_path / "none")) == []

@@ -229,3 +229,14 @@ def test_slices_that_do_not_belong_together_say_why(tmp_path, tags, said):
     dataset.save_as(path)
     with pytest.raises(SamMed3DError, match=said):
         read_volume(folder)
+
+
+def test_what_is_rounded_in_one_slice_tilts_none(tmp_path):
+    folder = samples.dicom_series(tmp_path / "ct")
+    straight = read_volume(folder)
+    path = folder / "1.2.3.1-3.dcm"
+    dataset = pydicom.dcmread(path)
+    dataset.ImagePositionPatient = [-20.0, -29.99, 9.0]
+    dataset.PixelSpacing = ["0.80", "0.60"]
+    dataset.save_as(path)
+    np.testing.assert_array_equal(read_volume(folder).affine[:3, :3], straight.affine[:3, :3])

@@ -303,7 +303,7 @@ def test_workers_change_nothing_and_end_with_their_rank(tmp_path: Path, finished
 def test_trouble_in_a_worker_is_told(what: str, message: str, tmp_path: Path) -> None:
     (tmp_path / "trouble").write_text(f"{what} 0 3")
     command = tiny_run.start(tiny_run.config(tmp_path / "run", data={"workers": 1}))
-    assert command.wait() == 2
+    assert command.wait() == 2, command.output()
     assert message in command.output()
     assert "Traceback" not in command.output()
 
@@ -312,7 +312,7 @@ def test_trouble_in_a_worker_is_told(what: str, message: str, tmp_path: Path) ->
 def test_a_defect_of_the_data_in_a_worker_is_no_want_of_memory(tmp_path: Path) -> None:
     (tmp_path / "trouble").write_text("no-object 0 3")
     command = tiny_run.start(tiny_run.config(tmp_path / "run", data={"workers": 1}))
-    assert command.wait() == 1
+    assert command.wait() == 1, command.output()
     assert "seed 5 gave no object" in command.output()
     assert "data.workers" not in command.output()
 
