@@ -50,7 +50,7 @@ def parser() -> argparse.ArgumentParser:
         type=float,
         metavar=("I", "J", "K", "I2", "J2", "K2"),
         help="two opposite corners around it, before clicks; models that know no boxes take it as a click at its "
-        "centre (and compact as a size)",
+        "centre (and compact as a size; after an initial mask it says nothing new to it)",
     )
     add(
         "--initial-mask",
