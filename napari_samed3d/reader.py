@@ -27,17 +27,18 @@ PathOrPaths = str | Sequence[str]
 
 def get_reader(path: PathOrPaths) -> Callable[[PathOrPaths], list[LayerTuple]] | None:
     """The reader for a path, or None where it is not for us (npe2)."""
+    paths = [path] if isinstance(path, str) else path
+    return read_volumes if all(map(_may_be_a_volume, paths)) else None
+
+
+def _may_be_a_volume(path: str) -> bool:
+    """By its ending, or a folder that is not of a kind that other readers open."""
     from backend.io import READABLE_SUFFIXES
 
-    paths = [path] if isinstance(path, str) else path
-    readable = all(_may_be_a_series(p) if os.path.isdir(p) else p.lower().endswith(READABLE_SUFFIXES) for p in paths)  # noqa: PTH112
-    return read_volumes if readable else None
-
-
-def _may_be_a_series(folder: str) -> bool:
-    """Whether a folder is not one of the kinds that other readers open."""
     # Not by Path, whose questions raise what a folder refuses.
-    return not any(os.path.exists(f"{folder}/{name}") for name in (".zgroup", ".zarray", "zarr.json"))  # noqa: PTH110
+    if not os.path.isdir(path):  # noqa: PTH112 - as said above
+        return path.lower().endswith(READABLE_SUFFIXES)
+    return not any(os.path.exists(f"{path}/{name}") for name in (".zgroup", ".zarray", "zarr.json"))  # noqa: PTH110 - likewise
 
 
 def read_volumes(path: PathOrPaths) -> list[LayerTuple]:

@@ -103,10 +103,7 @@ def entry(name: str) -> ZooEntry:
 
 
 def weights_path(name: str) -> Path:
-    """Where the weights of that name lie, or would lie, on this computer.
-
-    The environment variable NAPARI_SAMED3D_CACHE replaces the user's cache folder, where downloads go.
-    """
+    """Where the weights of that name lie, or would lie, on this computer."""
     hub = entry(name).hub
     if hub is None:
         return Path(__file__).parent / "weights" / f"{name}.safetensors"
@@ -114,7 +111,7 @@ def weights_path(name: str) -> Path:
 
 
 def cache_folder() -> Path:
-    """Where downloads go: the folder that the environment variable names, or the user's cache."""
+    """Where downloads go: the folder that the environment variable NAPARI_SAMED3D_CACHE names, or the user's cache."""
     return expanded(os.environ.get("NAPARI_SAMED3D_CACHE") or user_cache_dir("napari-samed3d"))
 
 
