@@ -98,13 +98,12 @@ class ZoomingSolver(Solver):
 
     def _retouched_view(self, given: MaskPatch, click: Click) -> View:
         """A window that holds all of a mask, and a positive click; around the click where that is finer."""
-        corners = [[side.start, side.stop - 1] for side in given.slices] if given.mask.any() else np.zeros((3, 0))
-        ends = np.array(corners, dtype=np.float64).T
-        if click.positive or not len(ends):
+        if not given.mask.any():
+            return self._first_view(click)
+        ends = np.array([[side.start, side.stop - 1] for side in given.slices], dtype=np.float64).T
+        if click.positive:
             ends = np.concatenate([ends, [click.point]])
         whole = self._views.fitted(Span(ends.min(0), ends.max(0)))
-        if not given.mask.any():
-            return whole
         across_mm = to_border_mm(given, click.point, self.predictor.volume.spacing)
         near = self._views.around(click.point, max(LEAST_MM, SIDE * across_mm))
         return near if near.level < whole.level else whole

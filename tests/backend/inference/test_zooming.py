@@ -361,6 +361,16 @@ def test_a_click_on_a_thin_mask_changes_what_is_near_it(model: Lit, click: Click
     assert not changed[..., 40:160].any()
 
 
+def test_a_mask_that_was_clicked_away_is_begun_anew() -> None:
+    volume, truth = bright_ball(20)
+    given = np.zeros_like(truth)
+    given[4:6, 4:6, 4:6] = True
+    away, anew = Click((4.5, 4.5, 4.5), positive=False), Click(middle(volume))
+    answers = solver(Lit(), volume)
+    assert not painted(answers, (InitialMask(given), away)).any()
+    assert dice(painted(answers, (InitialMask(given), away, anew)), truth) > 0.9
+
+
 def test_a_box_after_an_initial_mask_changes_nothing_nor_does_it_lose_the_mask() -> None:
     volume, truth = bright_ball(24)
     given = truth.copy()
