@@ -42,7 +42,7 @@ def parser() -> argparse.ArgumentParser:
     names = ", ".join(model_names())
     add("--model", action="append", default=[], metavar="MODEL", help=f"{names}, a file, or untrained:NAME; repeatable")
     add("--baselines", nargs="+", default=[], choices=BASELINES, help="measured after the models")
-    add("--data", type=Path, required=True, help="prepared data, or a folder of cases (CASE/image.nii.gz, ...)")
+    add("--data", type=Path, required=True, help="prepared data, or what backend.prepare takes")
     add("--clicks", type=positive, nargs="+", help="measure after so many (default: 1 3 5 10; paper only)")
     add(
         "--protocol",

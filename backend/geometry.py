@@ -4,7 +4,7 @@ Frames, from the file to the network, each with its index order:
 
 - volume: the voxels as stored, (x, y, z) = NIfTI's (i, j, k);
 - canonical: the volume with axes permuted and flipped to be closest to RAS+; never stored, only a view;
-- grid: the canonical volume resampled to one spacing (1.5 mm), sharing the volume's centre;
+- grid: the canonical volume resampled to cubic voxels (1.5 mm, or those of another level), sharing its centre;
 - crop: a cube of the grid that may reach beyond it, where it is zero; this is what the network sees.
 
 Between any two of them each axis maps by itself (`AxisMap`), whatever the affine: oblique and sheared

@@ -64,7 +64,7 @@ def parser() -> argparse.ArgumentParser:
     add(
         "--no-extend",
         action="store_true",
-        help="stay in the first window, even where the object goes on, or is small in it",
+        help="stay in the first window, even where the object goes on, or is small in it; no finer ones at its border",
     )
     return out
 

@@ -41,7 +41,7 @@ def parser() -> argparse.ArgumentParser:
     add("out", type=Path, metavar="OUT", help="folder for the index, images, masks and the report")
     add("--spacing", type=float, default=1.5, metavar="MM", help="of the stored grid (default: 1.5)")
     add("--modality", action="append", default=[], metavar="[DATASET=]MODALITY", help=f"one of {', '.join(MODALITIES)}")
-    add("--subject", metavar="REGEX", help="what of a case's name tells the subject: the first group")
+    add("--subject", metavar="REGEX", help="what of a case's name tells the subject: the first group, or all that fits")
     add("--min-volume", type=float, default=1.0, metavar="ML", help="smaller targets are dropped (default: 1)")
     add("--min-extent", type=float, default=15.0, metavar="MM", help="shorter targets are dropped (default: 15)")
     add("--max-background", type=float, default=0.99, metavar="SHARE", help="of a volume (default: 0.99)")

@@ -147,9 +147,10 @@ def _markdown(report: Report) -> str:
         lines += _table(name, {**counts, "all": report.total})
     lines += ["", "## Set aside", ""]
     lines += [f"- {failure.dataset}: {failure.case}: {failure.error}" for failure in report.failures[:LISTED_FAILURES]]
+    lines += [] if report.failures else ["- nothing"]
     if len(report.failures) > LISTED_FAILURES:
         lines.append(f"- and {len(report.failures) - LISTED_FAILURES} more, listed in report.json")
-    lines += ["", "## Assumed", "", *(f"- {warning}" for warning in report.warnings)]
+    lines += ["", "## Assumed", "", *(f"- {warning}" for warning in report.warnings or ["nothing"])]
     return "\n".join(lines) + "\n"
 
 

@@ -38,7 +38,7 @@ class SessionSegmenter:
 
     Args:
         engine: the model and its device.
-        extend: whether to follow a large object beyond its first window.
+        extend: whether to look beyond the first window: further, closer, and at a large object's border.
     """
 
     def __init__(self, engine: Engine, extend: bool = True) -> None:

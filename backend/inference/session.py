@@ -21,7 +21,7 @@ class Session:
 
     Args:
         predictor: model and volume.
-        extend: whether to follow a large object beyond its first window.
+        extend: whether to look beyond the first window: further, closer, and at a large object's border.
     """
 
     def __init__(self, predictor: Predictor, extend: bool = True) -> None:
@@ -47,7 +47,7 @@ class Session:
         self.add(Box(self._point(corner), self._point(opposite)))
 
     def initial_mask(self, mask: npt.NDArray[np.bool_]) -> None:
-        """Start from a mask (x, y, z), bool or integers, on the volume's grid; resampled to the model's cells."""
+        """Start from a mask (x, y, z), bool or integers, on the volume's grid; kept as it is until clicks follow."""
         array = np.asarray(mask)
         if array.dtype.kind == "f":
             raise SamMed3DError(

@@ -21,7 +21,7 @@ class Solver(ABC):
 
     Args:
         predictor: model and volume.
-        extend: whether to follow a large object beyond its first window.
+        extend: whether to look beyond the first window: further, closer, and at a large object's border.
     """
 
     def __init__(self, predictor: Predictor, extend: bool = True) -> None:

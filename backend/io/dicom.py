@@ -121,7 +121,7 @@ def _only_series(folder: Path) -> list[_Slice]:
     raise SamMed3DError(
         ErrorCode.FILE_FORMAT,
         f"The folder {folder} holds {len(series)} DICOM series, not one: {listed}.",
-        "Open one file of the wanted series instead of the folder.",
+        "Move the wanted one to a folder of its own, or on the command line give one of its files.",
     )
 
 

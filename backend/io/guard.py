@@ -119,6 +119,10 @@ def frame_index(path: Path, frames: int, frame: int | None) -> int:
     if frame is not None and 0 <= frame < frames:
         return frame
     asked = "several frames" if frame is None else f"no frame {frame}"
+    if frames == 1:
+        raise FramesError(
+            ErrorCode.VOLUME_DIMENSIONS, f"{path} holds no frame {frame}: it is one volume.", "Name no frame.", frames
+        )
     raise FramesError(
         ErrorCode.VOLUME_DIMENSIONS,
         f"{path} holds {asked}: it has {frames} (time points or channels).",

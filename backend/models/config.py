@@ -91,6 +91,8 @@ class CompactConfig:
     """Sizes of the compact network: convolutions down to an eighth of the crop, then a few transformer blocks.
 
     Attributes:
+        token: voxels an axis of an image token.
+        box_prompts: whether it knows boxes: a box is a click at its centre, and a size of the window.
         image_size: voxels an axis of the cubic input, and logits an axis of the mask.
         stem: channels at a half and at a quarter of the resolution.
         stem_depth: number of residual convolutions of the encoder at a half and at a quarter of the resolution.
@@ -106,8 +108,8 @@ class CompactConfig:
         ValueError: if the sizes do not fit each other.
     """
 
-    token: ClassVar[int] = 8  # voxels an axis of an image token
-    box_prompts: ClassVar[bool] = False  # a box is a click at its centre, and a size of the window
+    token: ClassVar[int] = 8
+    box_prompts: ClassVar[bool] = False
     image_size: int = 64
     stem: tuple[int, int] = (32, 96)
     stem_depth: tuple[int, int] = (2, 6)

@@ -58,7 +58,7 @@ _ENTRIES = {
         _published(
             "sam_med3d_turbo_bbox_init",
             _WITH_BOXES,
-            "SAM-Med3D-turbo with random box embeddings: a start for fine-tuning, for clicks the same as turbo.",
+            "For clicks the same as sam_med3d_turbo; its box embeddings are random, a start for fine-tuning.",
             to_train=True,
         ),
         _published(
