@@ -1,31 +1,25 @@
 """A baseline that needs no training: the random walker (Grady 2006), from the same clicks as every model."""
 
-import warnings
 from dataclasses import dataclass
 from itertools import product
 
 import numpy as np
 import numpy.typing as npt
-from scipy import ndimage
+from skimage.measure import block_reduce
 
 from backend.evaluation.metrics import Bools
-from backend.extras import extra
 from backend.geometry import interpolate_axis
+from backend.random_walk import BACKGROUND, OBJECT, Floats, Seeds, seed_ball, standardised, walk
 from backend.volume import Volume
-
-Floats = npt.NDArray[np.float64]
-Seeds = npt.NDArray[np.int32]
 
 # How far around the box of all clicks the walk goes (mm).
 REACH_MM = 60.0
 # Cells of the coarsened window: a click then takes under a second of one core.
 MAX_CELLS = 32_000
-# How much an edge holds the walk up, for intensities of unit standard deviation, and how far around a click its own
-# side is certain (mm). From a single cell the walk hardly gets away. Both were chosen on the phantom and on six of
-# the volumes that the project is measured on, so this baseline is, if anything, favoured.
-BETA = 10_000.0
+# How far around a click its own side is certain (mm): from a single cell the walk hardly gets away. As the strength of
+# edges chosen on the phantom and on six of the volumes that the project is measured on, so this baseline is, if
+# anything, favoured.
 SEED_RADIUS_MM = 5.0
-OBJECT, BACKGROUND = 1, 2
 
 
 @dataclass(frozen=True)
@@ -126,45 +120,17 @@ def place_seeds(window: Window, clicks: list[tuple[Floats, bool]]) -> Seeds:
     for axis, side in product(range(3), range(2)):
         if axis != int(np.argmin(extents)) or window.cut[axis][side]:
             seeds[(slice(None),) * axis + (-side,)] = BACKGROUND
-    places = np.ogrid[tuple(slice(n) for n in window.shape)]
     for point, positive in clicks:
-        cell = window.cell(point)
-        squares = (((p - c) * s) ** 2 for p, c, s in zip(places, cell, window.spacing, strict=True))
-        seeds[sum(squares) <= SEED_RADIUS_MM**2] = OBJECT if positive else BACKGROUND
+        kind = OBJECT if positive else BACKGROUND
+        seed_ball(seeds, window.cell(point), SEED_RADIUS_MM, window.spacing, kind)
     return seeds
 
 
 def coarse_image(volume: Volume, window: Window) -> Floats:
     """The mean of each cell, clipped to the central 99 % and scaled to unit standard deviation (0 if constant)."""
-    measure = extra("skimage.measure")
     voxels = np.nan_to_num(np.asarray(volume.array[window.slices], dtype=np.float32), posinf=0, neginf=0)
     padding = [(0, -n % f) for n, f in zip(voxels.shape, window.factors, strict=True)]
-    cells: Floats = measure.block_reduce(np.pad(voxels, padding, mode="edge"), window.factors, np.mean).astype(float)
-    cells = cells.clip(*np.quantile(cells, (0.005, 0.995)))
-    spread = float(cells.std())
-    return (cells - cells.mean()) / spread if spread > 0 else np.zeros_like(cells)
-
-
-def walk(image: Floats, seeds: Seeds, spacing: tuple[float, float, float]) -> Floats:
-    """Probability (cells) that a walk ends on the object.
-
-    Where there is nothing to weigh (one kind of seed, one intensity) or the linear system is not solved, the
-    nearest seed decides.
-    """
-    if not (seeds == BACKGROUND).any() or not (seeds == OBJECT).any() or not image.any():
-        return _nearest(seeds, spacing)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # the tolerance of the solver may leave [0, 1] a little
-        both = extra("skimage.segmentation").random_walker(
-            image, seeds, beta=BETA, mode="cg_j", tol=1e-3, spacing=spacing, return_full_prob=True
-        )
-    found: Floats = np.asarray(both[0])
-    return found if np.isfinite(found).all() else _nearest(seeds, spacing)
-
-
-def _nearest(seeds: Seeds, spacing: tuple[float, float, float]) -> Floats:
-    index = ndimage.distance_transform_edt(seeds == 0, spacing, return_distances=False, return_indices=True)
-    return np.where(seeds[tuple(index)] == OBJECT, 1.0, 0.0)
+    return standardised(block_reduce(np.pad(voxels, padding, mode="edge"), window.factors, np.mean).astype(float))
 
 
 def paint(probability: Floats, window: Window, shape: tuple[int, int, int]) -> Bools:

@@ -112,5 +112,6 @@ def _untrained(name: str, device: str, precision: Precision, seed: int) -> Engin
             f"There is no network named {name!r} to try untrained.",
             f"Choose one of {', '.join(get_args(ModelSection.model_fields['name'].annotation))}.",
         ) from error
-    model = cast(PromptModel, build_model(section, seed).eval())
-    return Engine(model, choose_device(device), precision)
+    model = build_model(section, seed).eval()
+    model.walk_share = 0.0  # what is asked is what the network does by itself
+    return Engine(cast(PromptModel, model), choose_device(device), precision)

@@ -52,10 +52,14 @@ class Predictor:
         """An empty canvas for this model's logits."""
         return Canvas(self.size, self.engine.model.logits_size, level=level)
 
-    def crop(self, start: Index3, level: int = 0) -> Floats:
-        """The normalised crop (size, size, size) whose first voxel is the `start` of a level's grid."""
+    def read(self, start: Index3, level: int = 0) -> Floats:
+        """The crop (size, size, size) whose first voxel is the `start` of a level's grid."""
         average = self.engine.model.any_spacing
-        return normalise(extract_crop(self.volume, self.grid_at(level), start, self.size, average=average))
+        return extract_crop(self.volume, self.grid_at(level), start, self.size, average=average)
+
+    def crop(self, start: Index3, level: int = 0) -> Floats:
+        """That crop, normalised."""
+        return normalise(self.read(start, level))
 
     def embedding(self, start: Index3, level: int = 0) -> Embedding:
         """The embedding of that crop; computed once."""

@@ -94,15 +94,15 @@ class Views:
             return np.zeros((self.size,) * 3, dtype=np.float32)
         logits = canvas.windows[0].logits
         if own != view:
-            moved, there = self._moved(logits, own, view)
+            moved, there = self.moved(logits, own, view)
             logits = np.where(there, moved, np.float32(0))
         if canvas.finer is not None:
             finer, corner, _ = canvas.finer.merged()
-            moved, there = self._moved(finer, View(canvas.finer.level, corner), view)
+            moved, there = self.moved(finer, View(canvas.finer.level, corner), view)
             logits = np.where(there, moved, logits)
         return logits
 
-    def _moved(self, logits: Floats, own: View, view: View) -> tuple[Floats, Bools]:
+    def moved(self, logits: Floats, own: View, view: View) -> tuple[Floats, Bools]:
         """Logits that begin where `own` does as they lie in a window, and where that is (S, S, S) both."""
         diagonal = np.repeat(np.arange(self.size, dtype=np.float64)[:, None], 3, axis=1)
         at = self.voxels(own, self.points(view, diagonal))

@@ -14,6 +14,7 @@ from backend.inference.retouch import edited, innermost, retouched, to_border_mm
 from backend.inference.sharpening import finer_windows, without_islands
 from backend.inference.solver import Solver, logits_of
 from backend.inference.views import Bools, Points, Span, View, Views, view_of
+from backend.inference.walking import averaged, share_of, walked
 from backend.volume import Volume
 
 # The first window is about as wide as the volume (the geometric mean of its sides), and at most this (mm).
@@ -44,6 +45,7 @@ class ZoomingSolver(Solver):
     An initial mask is trusted: clicks after it change what is around them, in a window that holds all of it, or in a
     finer one around them.
     A box is taken as a click at its centre and as the size of the window; after an initial mask it says nothing new.
+    Answers to clicks alone are averaged with a random walk's, as far as the model's `walk_share` says.
     """
 
     def __init__(self, predictor: Predictor, extend: bool = True) -> None:
@@ -58,10 +60,13 @@ class ZoomingSolver(Solver):
 
     def _first_view(self, prompt: Prompt) -> View:
         if isinstance(prompt, Click):
-            sides = np.multiply(self.predictor.volume.shape, self.predictor.volume.spacing)
-            return self._views.around(prompt.point, min(float(sides.prod()) ** (1 / 3), FIRST_MM))
+            return self._views.around(prompt.point, self._first_mm())
         ends = ends_of(prompt)
         return self._views.fitted(Span(np.minimum(*ends), np.maximum(*ends)))
+
+    def _first_mm(self) -> float:
+        sides = np.multiply(self.predictor.volume.shape, self.predictor.volume.spacing)
+        return min(float(np.cbrt(sides.prod())), FIRST_MM)
 
     def _answer(self, canvas: Canvas, prompts: Prompts) -> Canvas:
         newest = prompts[-1]
@@ -79,7 +84,7 @@ class ZoomingSolver(Solver):
             if wanted is None or wanted in answers:
                 # Of equals the last.
                 best = max(reversed(answers.items()), key=lambda item: self._trust(item[0], item[1], prompts))
-                return self._without_strays(*best, prompts)
+                return self._without_strays(best[0], self._averaged(*best, prompts), prompts)
             view = wanted
 
     def _retouch(self, before: Canvas, given: MaskPatch, prompts: Prompts, click: Click) -> Canvas:
@@ -135,6 +140,22 @@ class ZoomingSolver(Solver):
                 sharp = Window(window.start, without_islands(logits, window.logits > 0), prompted=True)
                 finer = finer.with_window(sharp)
                 yield replace(canvas, finer=finer)
+
+    def _averaged(self, view: View, answer: Canvas, prompts: Prompts) -> Canvas:
+        """The answer averaged with a random walk's, in a window of the first width around all clicks."""
+        share = share_of(self.predictor.engine.model.walk_share, len(prompts))
+        points, labels = _clicks(prompts)
+        if not share or not labels.any() or not all(isinstance(prompt, Click) for prompt in prompts):
+            return answer
+        sides = np.ptp(points, axis=0) * self.predictor.volume.spacing
+        first = self._first_mm()
+        around = self._views.around(_middle(points), max(first, float(sides.max()) + first / 2))
+        found = walked(self.predictor.read(around.start, around.level), self._views.voxels(around, points), labels)
+        if found is None:
+            return answer
+        logits = answer.windows[0].logits
+        found, there = self._views.moved(found, around, view)
+        return self._canvas(view, np.where(there, averaged(logits, found, share), logits))
 
     def _without_strays(self, view: View, answer: Canvas, prompts: Prompts) -> Canvas:
         """The answer without pieces in which nobody clicked."""

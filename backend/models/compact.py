@@ -240,6 +240,7 @@ class Compact(PromptNetwork[CompactConfig]):
 
     all_clicks = True
     any_spacing = True
+    walk_share = 0.5
 
     def __init__(self, config: CompactConfig) -> None:
         super().__init__(config)

@@ -45,6 +45,10 @@ class PromptModel(Protocol):
     def any_spacing(self) -> bool:
         """Whether crops may have any voxel size, so that they can be fitted to the object; else it is 1.5 mm."""
 
+    @property
+    def walk_share(self) -> float:
+        """How much of an answer to the first clicks is a random walk's, from 0 to 1; only with `any_spacing`."""
+
     def embed(self, image: Tensor) -> Embedding:
         """Embedding of images (B, 1, S, S, S)."""
 

@@ -25,6 +25,9 @@ class PromptNetwork(nn.Module, ABC, Generic[Config]):
     any_spacing = False
     """Whether images may have any voxel size; else it is 1.5 mm."""
 
+    walk_share = 0.0
+    """How much of an answer to the first clicks is a random walk's."""
+
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.config: Config = config

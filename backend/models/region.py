@@ -33,6 +33,7 @@ class Region(nn.Module):
     supports_boxes = False
     all_clicks = False
     any_spacing = False
+    walk_share = 0.0
 
     def embed(self, image: Tensor) -> Tensor:
         """Embedding (B, 1, L, L, L) of images (B, 1, S, S, S): the mean of each cell."""

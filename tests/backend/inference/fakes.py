@@ -43,6 +43,7 @@ class FakeModel(ABC):
         self.logits_size = logits_size
         self.supports_boxes = supports_boxes
         self.all_clicks = self.any_spacing = False
+        self.walk_share = 0.0
         self.embedded = 0
         self.calls: list[Call] = []
 

@@ -60,6 +60,7 @@ class Watched(nn.Module):
     supports_boxes = False
     all_clicks = False
     any_spacing = False
+    walk_share = 0.0
 
     def __init__(self) -> None:
         super().__init__()

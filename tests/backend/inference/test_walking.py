@@ -1,0 +1,125 @@
+"""What a random walk adds to the answers of a network."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from fakes import ORIENTATIONS, Call, FakeModel, Floats, dice, painted, solver, tilted_affine
+
+from backend.evaluation.segmenters import make_segmenter
+from backend.inference.prompts import Box, Click, InitialMask
+from backend.inference.walking import averaged, share_of, walked
+from backend.volume import Volume
+
+SIZE = 32
+MIDDLE = np.full((1, 3), (SIZE - 1) / 2)
+PLACES = np.stack(np.indices((SIZE,) * 3), axis=-1)
+
+
+class Doubtful(FakeModel):
+    """Finds nothing anywhere, and is not sure of it."""
+
+    def __init__(self, walk_share: float = 0.5) -> None:
+        super().__init__(SIZE, SIZE)
+        self.all_clicks = self.any_spacing = True
+        self.walk_share = walk_share
+
+    def answer(self, call: Call) -> Floats:
+        return np.full_like(call.previous, -1)
+
+
+def ball(radius: float, centre: Any = MIDDLE[0]) -> Any:
+    return np.linalg.norm(PLACES - centre, axis=-1) < radius
+
+
+def picture(*balls: Any) -> Floats:
+    """Bright balls in noise."""
+    noise = np.random.default_rng(0).normal(0, 5, (SIZE,) * 3)
+    return (noise + 100 * np.any(balls, axis=0)).astype(np.float32)
+
+
+def test_a_walk_ends_where_the_brightness_does() -> None:
+    found = walked(picture(ball(9)), MIDDLE, np.array([True]))
+    assert found is not None
+    assert found.dtype == np.float32
+    assert 0 <= found.min() <= found.max() <= 1
+    assert dice(found > 0.5, ball(9)) > 0.85
+
+
+def test_a_negative_click_keeps_the_walk_off() -> None:
+    rod = (np.abs(PLACES[..., 1:] - 15.5).max(axis=-1) < 6) & (np.abs(PLACES[..., 0] - 15.5) < 12)
+    left, right = (rod & (side * (PLACES[..., 0] - 15.5) > 3) for side in (-1, 1))
+    clicks = np.array([(8, 15.5, 15.5), (23, 15.5, 15.5)])
+    alone = walked(picture(rod), clicks[:1], np.array([True]))
+    kept_off = walked(picture(rod), clicks, np.array([True, False]))
+    assert alone is not None
+    assert kept_off is not None
+    assert (alone > 0.5)[right].mean() > 0.7
+    assert (kept_off > 0.5)[right].mean() < 0.1
+    assert (kept_off > 0.5)[left].mean() > 0.7
+
+
+@pytest.mark.parametrize("value", [0.0, 7.0, np.nan])
+def test_where_all_is_equally_bright_there_is_no_walk(value: float) -> None:
+    assert walked(np.full((SIZE,) * 3, value, dtype=np.float32), MIDDLE, np.array([True])) is None
+
+
+def test_voxels_that_are_not_finite_do_no_harm() -> None:
+    image = picture(ball(9))
+    image[:3] = np.nan
+    image[3, 0, 0] = np.inf
+    found = walked(image, MIDDLE, np.array([True]))
+    assert found is not None
+    assert dice(found > 0.5, ball(9)) > 0.8
+
+
+def test_logits_without_a_share_of_the_walk_stay() -> None:
+    logits = np.linspace(-8, 8, 27, dtype=np.float32).reshape(3, 3, 3)
+    np.testing.assert_allclose(averaged(logits, np.ones_like(logits), 0.0), logits, atol=1e-3)
+
+
+def test_what_one_is_sure_of_is_found_and_what_both_doubt_is_not() -> None:
+    network = np.array([8, -8, 8, -8, -1, -1], dtype=np.float32)
+    walk = np.array([1, 0, 0, 1, 0.2, 0.6], dtype=np.float32)
+    assert (averaged(network, walk, 0.5) > 0).tolist() == [True, False, True, True, False, True]
+
+
+def test_the_share_falls_with_the_number_of_clicks() -> None:
+    assert [share_of(0.5, clicks) for clicks in (1, 3, 5, 10)] == pytest.approx([0.5, 0.5, 0.3, 0.15])
+
+
+@pytest.mark.parametrize("orientation", ORIENTATIONS[::7], ids=str)
+def test_the_walk_lies_where_the_object_is(orientation: Any) -> None:
+    """In an anisotropic, tilted volume, off its middle."""
+    shape = (60, 50, 40)
+    affine = tilted_affine(orientation, (1.0, 1.5, 2.0))
+    at = np.moveaxis(np.indices(shape), 0, -1) * (1.0, 1.5, 2.0)
+    inside = np.linalg.norm(at - (22, 45, 30), axis=-1) < 14
+    image = np.random.default_rng(0).normal(100, 5, shape) + 300 * inside
+    answers = solver(Doubtful(), Volume(image.astype(np.float32), affine))
+    assert dice(painted(answers, (Click((22.0, 30.0, 15.0)),)), inside) > 0.65  # cells of 6 mm
+
+
+def test_only_clicks_alone_are_walked_from() -> None:
+    image = (picture(ball(9)) + 200).astype(np.float32)
+    answers = solver(Doubtful(), Volume(image, np.eye(4)))
+    click, mask = Click((15.0, 15.0, 15.0)), ball(4)
+    assert painted(answers, (click,)).any()
+    assert not painted(answers, (Box((10.0, 10.0, 10.0), (20.0, 20.0, 20.0)),)).any()
+    np.testing.assert_array_equal(painted(answers, (InitialMask(mask),)), mask)
+    assert not painted(solver(Doubtful(0.0), Volume(image, np.eye(4))), (click,)).any()
+
+
+def test_what_is_not_finite_is_told_once(recwarn: pytest.WarningsRecorder) -> None:
+    image = picture(ball(9)) + 200
+    image[0] = np.nan
+    answers = solver(Doubtful(), Volume(image, np.eye(4)))
+    painted(answers, (Click((15.0, 15.0, 15.0)),))
+    assert sum("NaN" in str(warning.message) for warning in recwarn) == 1
+
+
+def test_an_untrained_network_is_measured_by_itself() -> None:
+    segmenter: Any = make_segmenter("untrained:compact")
+    assert segmenter._engine.model.walk_share == 0
+    trained: Any = make_segmenter("compact")
+    assert trained._engine.model.walk_share > 0
