@@ -327,10 +327,10 @@ def canonical_volume(volume: Volume) -> Volume:
 
 
 class ShownArray:
-    """A viewer's array seen in the volume's order (x, y, z), read by window only: it may be dask or zarr."""
+    """A viewer's array, `shown`, seen in the volume's order (x, y, z), read by window only: it may be dask or zarr."""
 
     def __init__(self, shown: VoxelArray, order: DisplayOrder) -> None:
-        self._shown = shown
+        self.shown = shown
         self._order = order
         self.shape = order.shape
         self.dtype = shown.dtype
@@ -342,5 +342,5 @@ class ShownArray:
             count = self.shape[axis]
             window.append(slice(count - stop, count - start) if flipped else slice(start, stop))
             flip.append(slice(None, None, -1 if flipped else None))
-        values = np.asarray(self._shown[tuple(window)])[tuple(flip)]
+        values = np.asarray(self.shown[tuple(window)])[tuple(flip)]
         return values.transpose(np.argsort(self._order.axes))

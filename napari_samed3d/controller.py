@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from napari.layers.base import ActionType
 from napari.qt.threading import create_worker
 from napari.utils import progress
-from napari.utils.notifications import notification_manager, show_error
+from napari.utils.notifications import notification_manager, show_error, show_info, show_warning
 from psygnal import Signal
 from qtpy.QtCore import QTimer
 
@@ -18,6 +18,7 @@ from backend.errors import SamMed3DError
 from backend.inference.canvas import EMPTY_PATCH, MaskPatch
 from backend.inference.prompts import History
 from backend.io import write_mask
+from napari_samed3d.frames import lengths_of
 from napari_samed3d.worker import Answer, Failure, ModelChoice, ModelThread, Request
 from napari_samed3d.workspace import NEGATIVE, PLACE, POSITIVE, Ray, Workspace, points_layer
 
@@ -60,6 +61,7 @@ class Controller:
         self._workspaces: list[Workspace] = []
         self._generation = 0
         self._preparing = False
+        self._save_to: Path | None = None
         self._ray: Ray | None = None
         self._showing = False
         self._syncing = False
@@ -92,6 +94,9 @@ class Controller:
         # Later, since napari makes a layer that is just being added the active one.
         QTimer.singleShot(0, self._activate_points)
         self._go_on()
+        if workspace.out_of_place():  # moved while no widget was open
+            self._follow_image(workspace)
+        self._sync_soon()  # clicks may have been added then, too
 
     def _go_on(self) -> None:
         """With the open object, also one that was left before its answer came."""
@@ -131,18 +136,26 @@ class Controller:
             self.viewer.add_layer(layer)
         layer.mode = "add"
         layer.events.data.connect(self._on_points)
+        for event in (layer.events.mode, layer.events.visible):
+            event.connect(self._on_look)
 
     def _on_image_data(self, event: Any) -> None:
         """The image's voxels were replaced: everything known of it is void."""
         workspace = next(w for w in self._workspaces if w.image is event.source)
-        shown = workspace is self.workspace
+        shown, left = workspace is self.workspace, workspace.labels
         self.close_workspace(workspace)
         if shown:
             self.use_image(workspace.image)
+        if left in self.viewer.layers:
+            show_info(
+                f"{workspace.image.name} has other voxels now. Its objects so far are in the layer {left.name!r}."
+            )
 
     def _on_image_moved(self, event: Any) -> None:
         """The image has other voxel sizes or another place: its objects and clicks go with it, and are seen anew."""
-        workspace = next(w for w in self._workspaces if w.image is event.source)
+        self._follow_image(next(w for w in self._workspaces if w.image is event.source))
+
+    def _follow_image(self, workspace: Workspace) -> None:
         try:
             workspace.follow_image()
         except SamMed3DError as error:
@@ -160,14 +173,18 @@ class Controller:
             # Later, since the whole layer list may be on its way out.
             QTimer.singleShot(0, lambda: self._restore_points(workspace))
         else:
-            self._leave(workspace)
-            QTimer.singleShot(0, lambda: self._start_anew(workspace))
+            # Later, since a script may move it: take it out and put it back.
+            QTimer.singleShot(0, lambda: self._end_without(workspace))
 
-    def _start_anew(self, closed: Workspace) -> None:
-        """After the objects of an image were deleted: new ones, if the image is still there."""
-        self._remove_points(closed)
-        if self.workspace is None and closed.image in self.viewer.layers:
-            self.use_image(closed.image)
+    def _end_without(self, workspace: Workspace) -> None:
+        """After the image or its objects were deleted; without its objects an image gets new ones."""
+        if workspace in self._workspaces and self._ended(workspace):
+            self.close_workspace(workspace)
+            if self.workspace is None and workspace.image in self.viewer.layers:
+                self.use_image(workspace.image)
+
+    def _ended(self, workspace: Workspace) -> bool:
+        return not {workspace.image, workspace.labels} <= set(self.viewer.layers)
 
     def _on_paint(self, event: Any) -> None:
         """Somebody painted, in whichever object."""
@@ -181,17 +198,21 @@ class Controller:
 
     def _restore_points(self, workspace: Workspace) -> None:
         """Put empty Points layers in the place of deleted ones."""
+        if workspace not in self._workspaces or self._ended(workspace):
+            return
         for kind, layer in workspace.points.items():
-            if workspace in self._workspaces and layer not in self.viewer.layers:
+            if layer not in self.viewer.layers:
                 workspace.known[kind] = {}
                 workspace.points[kind] = points_layer(workspace.image, kind)
                 self._add_points(workspace.points[kind])
                 self._sync_soon()
 
     def close_workspace(self, workspace: Workspace) -> None:
-        """Let go of an image: its clicks go, its objects stay in their layer."""
+        """Let go of an image: its clicks go, its objects stay in their layer, if there are any."""
         self._leave(workspace)
         self._remove_points(workspace)
+        if workspace.labels in self.viewer.layers and not workspace.objects.array.any():
+            self.viewer.layers.remove(workspace.labels)
 
     def _leave(self, workspace: Workspace) -> None:
         self._forget(workspace)
@@ -217,16 +238,18 @@ class Controller:
         workspace.labels.events.data.disconnect(self._on_labels_data)
         for layer in workspace.points.values():
             layer.events.data.disconnect(self._on_points)
+            for event in (layer.events.mode, layer.events.visible):
+                event.disconnect(self._on_look)
 
     def close(self) -> None:
-        """End the model thread and let go of the viewer; its layers stay."""
-        self._give_up()
-        self._thread.close()
+        """Let go of the viewer, whose layers stay, and end the model thread."""
         self.viewer.layers.events.removed.disconnect(self._on_layer_removed)
         self.viewer.layers.selection.events.active.disconnect(self._follow_selection)
         self.viewer.mouse_drag_callbacks.remove(self._remember_ray)
         for workspace in tuple(self._workspaces):
             self._forget(workspace)
+        self._thread.close()
+        self._give_up()
         self.workspace = None
         self.changed.disconnect()
 
@@ -242,20 +265,36 @@ class Controller:
         if self.workspace is not None:
             layer = self.workspace.points[kind]
             self.viewer.layers.selection.active = layer
-            layer.mode = "add"
+            layer.visible, layer.mode = True, "add"
             self.changed.emit()
 
     def toggle_kind(self) -> None:
-        """Make the next click the other kind."""
-        self.set_next_kind(not self.next_kind())
+        """Make the next click the other kind; where it would be none at all, one of the kind that is shown."""
+        self.set_next_kind(self.next_kind() != self.clicks_count)
+
+    @property
+    def clicks_count(self) -> bool:
+        """Whether a mouse click falls into one of the Points layers."""
+        active = self.viewer.layers.selection.active
+        layers = self.workspace.points.values() if self.workspace is not None else ()
+        return any(layer is active and layer.visible and layer.mode == "add" for layer in layers)
 
     def _remember_ray(self, _viewer: ViewerModel, event: Any) -> Iterator[None]:
         """Where the mouse in the 3D view looks along; the point that napari adds or drags there is anywhere on it."""
-        self._ray = Ray.of(event)
+        self._ray = ray = Ray.of(event)
         yield
         while event.type == "mouse_move":
-            self._ray = Ray.of(event)
+            self._ray = ray = Ray.of(event)
             yield
+        # After what was added or moved is taken up; what a script adds later was not made by the mouse.
+        QTimer.singleShot(0, lambda: QTimer.singleShot(0, lambda: self._forget_ray(ray)))
+
+    def _forget_ray(self, ray: Ray | None) -> None:
+        if self._ray is ray:
+            self._ray = None
+
+    def _on_look(self, _event: Any) -> None:
+        self.changed.emit()
 
     def _on_points(self, event: Any) -> None:
         """Take up what changed in a Points layer; a point that is being dragged, when it is let go."""
@@ -278,7 +317,7 @@ class Controller:
         changed = prompts != workspace.objects.history.prompts
         try:
             if changed:
-                workspace.objects.keep_paint()
+                self._keep_paint()
                 prompts, refused = workspace.read_clicks(ray)
                 workspace.objects.history.edit(prompts)
         except SamMed3DError as not_in_this_order:
@@ -288,6 +327,12 @@ class Controller:
             self._prompts_changed()
         for error in refused:
             self._report(error)
+        units = lengths_of(self.viewer.layers)
+        if len(units) > 1 and (changed or refused):
+            show_warning(
+                f"Layers are in {' and in '.join(sorted(units))}, and napari mistakes where a click is. Give them "
+                "one unit: viewer.layers.units = ('mm', 'mm', 'mm')."
+            )
 
     def _show_clicks(self, workspace: Workspace) -> None:
         self._showing = True
@@ -322,13 +367,21 @@ class Controller:
         """The clicks are as they were, but the answer would be another."""
         if self.workspace is not None and self.workspace.objects.history.prompts:
             objects = self.workspace.objects
-            self._ask(prepare=not self.auto_run or (objects.answered and objects.repainted))
+            painted = objects.answered and objects.repainted
+            if not painted:
+                self._keep_paint()
+            self._ask(prepare=not self.auto_run or painted)
 
     def run(self) -> None:
         """Compute the open object from its clicks, and what was painted of it."""
         if self.workspace is not None and self.workspace.objects.history.prompts:
-            self.workspace.objects.keep_paint()
+            self._keep_paint()
             self._ask()
+
+    def _keep_paint(self) -> None:
+        """Make paint in the open object a prompt, unless its answer is still growing, and is all that was painted."""
+        if self.workspace is not None and (self._preparing or not self.busy):
+            self.workspace.objects.keep_paint()
 
     def _ask(self, *, prepare: bool = False) -> None:
         workspace = self.workspace
@@ -361,12 +414,12 @@ class Controller:
             return
         if answer.patch is not None:
             self._show(answer.patch)
+        if answer.final and answer.windows and self.workspace is not None:
+            self.workspace.objects.settle()
         self._set_busy(not answer.final)
         if answer.windows == 0:
             self._say("Ready: press 'run' to segment.")
             return
-        if answer.final and self.workspace is not None:
-            self.workspace.objects.settle()
         windows = f"{answer.windows} windows" if answer.windows > 1 else "one window"
         self._say(f"Object {self.current}: {windows}{'.' if answer.final else ' so far ...'}")
 
@@ -412,7 +465,7 @@ class Controller:
         workspace = self.workspace
         if workspace is None:
             return
-        workspace.objects.keep_paint()
+        self._keep_paint()
         before = workspace.objects.history.prompts
         change(workspace.objects.history)
         if workspace.objects.history.prompts != before:
@@ -443,12 +496,21 @@ class Controller:
         self._go_on()
 
     def save(self, path: Path) -> None:
-        """Write all objects on the image's own grid; in a thread, for a large mask takes seconds to compress."""
+        """Write all objects on the image's own grid, the open one when its mask is done.
+
+        In a thread, for a large mask takes seconds to compress.
+        """
         workspace = self.workspace
         if workspace is None:
             return
+        if self.busy and not self._preparing:
+            self._save_to = path
+            self._say(f"{path.name} is saved when the mask is done ...")
+            return
+        missing = "" if workspace.objects.answered else f" Object {self.current} lacks what its newest clicks say."
         writer = create_worker(_write, path, workspace.objects.array.copy(), workspace.frame.volume)
-        writer.returned.connect(lambda errors: self._report(*errors) if errors else self._say(f"Saved {path}."))
+        said = f"Saved {path}.{missing}"
+        writer.returned.connect(lambda errors: self._report(*errors) if errors else self._say(said))
         writer.start()
 
     # --- what the person sees
@@ -471,6 +533,9 @@ class Controller:
             if self._bar is not None:
                 self._bar.close()
                 self._bar = None
+        if not busy and self._save_to is not None:
+            path, self._save_to = self._save_to, None
+            self.save(path)
 
     def _show_bar(self) -> None:
         self._bar = progress(total=0, desc="SAM-Med3D")

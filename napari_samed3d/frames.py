@@ -1,5 +1,6 @@
 """Between napari layers and volumes: the one place that knows both."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,8 +44,9 @@ class Frame:
 def frame_of(layer: Image | Labels, order: DisplayOrder | None = None) -> Frame:
     """The volume that an image or labels layer shows; no voxel is read yet.
 
-    Where our reader placed the layer and nobody moved it since, with the file's exact affine. Else by the
-    layer's own transform, its world taken as (Inferior, Posterior, Left) in its units, or mm if it has none.
+    Where our reader placed the layer and nobody turned it since, with the file's exact affine, also where the layer is
+    a crop of it. Else by the layer's own transform, its world taken as (Inferior, Posterior, Left) in its units, or mm
+    if it has none.
 
     Args:
         layer: with three axes.
@@ -59,7 +61,7 @@ def frame_of(layer: Image | Labels, order: DisplayOrder | None = None) -> Frame:
             f"The layer {layer.name!r} shows colours (RGB), not one intensity a voxel.",
             "Split its channels (layer menu, 'Split RGB') and choose one of them.",
         )
-    data = layer.data[0] if layer.multiscale else layer.data
+    data = voxels_of(layer)
     if len(data.shape) != 3:
         flat = len(data.shape) < 3
         raise SamMed3DError(
@@ -69,12 +71,26 @@ def frame_of(layer: Image | Labels, order: DisplayOrder | None = None) -> Frame:
         )
     transform = layer_transform(layer)
     placement = layer.metadata.get(METADATA_KEY)
-    known = isinstance(placement, Placement) and order in (None, placement.order)
-    if known and _still_placed(placement, transform, data.shape):
-        volume = Volume(ShownArray(data, placement.order), placement.affine, placement.source)
-        return Frame(volume, placement.order)
+    if isinstance(placement, Placement):
+        if order in (None, placement.order) and _still_placed(placement, transform, data.shape):
+            volume = Volume(ShownArray(data, placement.order), placement.affine, placement.source)
+            return Frame(volume, placement.order)
+        transform = _exact(placement, transform)
     order = order or plain_order(data.shape)
     return Frame(Volume(ShownArray(data, order), order.volume_affine(transform)), order)
+
+
+def voxels_of(layer: Image | Labels) -> Any:
+    """The array that a layer shows, of several the finest."""
+    return layer.data[0] if layer.multiscale else layer.data
+
+
+def _exact(placement: Placement, transform: Affine) -> Affine:
+    """Where the file says that a crop, or a coarser version, of its volume is; a layer that was turned, as it is."""
+    part = np.linalg.inv(placement.transform) @ transform
+    step = np.diag(part)[:3]
+    straight = (step > 0).all() and np.allclose(part[:3, :3], np.diag(step), rtol=0, atol=1e-5 * step.max())
+    return placement.order.viewer_affine(placement.affine) @ part if straight else transform
 
 
 def _still_placed(placement: Placement, transform: Affine, shape: tuple[int, ...]) -> bool:
@@ -98,6 +114,11 @@ def _millimetres(unit: Any) -> float:
     """How many mm a layer's unit is; a pixel, which says nothing, is taken as one."""
     quantity = 1 * unit
     return float(quantity.to("mm").magnitude) if quantity.check("[length]") else 1.0
+
+
+def lengths_of(layers: Iterable[Layer]) -> set[str]:
+    """The units of length that layers are in; with several napari 0.9 does not say rightly where the mouse is."""
+    return {str(unit) for layer in layers for unit in layer.units if (1 * unit).check("[length]")}
 
 
 def shown_layer(volume: Volume, array: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], dict[str, Any]]:

@@ -4,6 +4,8 @@ import numpy as np
 import numpy.typing as npt
 from napari.layers import Image
 
+from napari_samed3d.frames import voxels_of
+
 # Half a voxel, so that no voxel on the way is stepped over by more than its corner.
 STEP = 0.5
 # Steps of a ray that are read at once.
@@ -20,11 +22,15 @@ def first_voxel_above(
     start, end = image.get_ray_intersections(position, direction, dims_displayed)
     if start is None or end is None:
         return None
-    data = image.data[0] if image.multiscale else image.data
+    data = voxels_of(image)
     count = max(2, int(np.ceil(np.linalg.norm(end - start) / STEP)) + 1)
     ray = np.linspace(start, end, count)
+    ray = ray[_visible(image, ray[:, dims_displayed])]
+    if not len(ray):
+        return None
     voxels = np.clip(np.rint(ray).astype(int), 0, np.array(data.shape) - 1)
-    for part in np.split(voxels, range(PIECE, count, PIECE)):  # of a lazy array no more is read than lies around it
+    # Of a lazy array no more is read than lies around a piece of the ray.
+    for part in np.split(voxels, range(PIECE, len(voxels), PIECE)):
         low, high = part.min(axis=0), part.max(axis=0) + 1
         around = np.asarray(data[tuple(slice(a, b) for a, b in zip(low, high, strict=True))])
         above = np.flatnonzero(around[tuple((part - low).T)] > threshold)
@@ -33,9 +39,22 @@ def first_voxel_above(
     return None
 
 
+def _visible(image: Image, ray: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
+    """Which points (N, 3) of a ray, in displayed axes, are not clipped away; of a plane, the one nearest to it."""
+    seen = np.ones(len(ray), dtype=bool)
+    for plane in image.experimental_clipping_planes:
+        if plane.enabled:
+            seen &= (ray - plane.position) @ np.asarray(plane.normal) >= 0
+    if image.depiction == "plane":
+        depth = (ray - image.plane.position) @ np.asarray(image.plane.normal)
+        crosses = bool(depth.min() <= 0 <= depth.max())
+        seen &= crosses & (np.arange(len(ray)) == np.abs(depth).argmin())
+    return seen
+
+
 def intensity_range(image: Image) -> tuple[float, float]:
     """About the darkest and the brightest voxel of an image, between which a threshold makes sense."""
-    data = image.data[0] if image.multiscale else image.data
+    data = voxels_of(image)
     if not isinstance(data, np.ndarray):  # to look at all of a lazy array may take minutes
         low, high = image.contrast_limits_range
         return low, high

@@ -14,6 +14,11 @@ TOOLTIPS = {
     "objects": "The object that clicks change. Choose another to correct it; this one stays as it is.",
 }
 
+THRESHOLD = "3D clicks hit above"
+NO_CLICKS = "(To click, press T: a clicks layer is not selected, not shown, or not set to add points.)"
+
+CLOSED = "This panel was closed. Open it from the Plugins menu."
+
 BUTTONS = {
     "undo": "Take the last click back, or the last change of a click. Key: Ctrl+Z.",
     "redo": "Bring back what was undone. Key: Ctrl+Shift+Z.",

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import ExitStack, suppress
+from math import floor, log10
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from weakref import WeakSet
 
 from magicgui.widgets import (
     CheckBox,
@@ -34,8 +37,14 @@ if TYPE_CHECKING:
 
 FROM_FILE = "from a file ..."
 DEVICES = ("auto", "cpu", "cuda", "mps")
+# A slider counts in millionths: smaller intensities are shown in a unit of their own.
+LEAST_SPAN = 0.01
 KINDS = {"positive": POSITIVE, "negative": NEGATIVE}
 SAVE_FILTER = "NIfTI (*.nii.gz *.nii);;NRRD (*.nrrd);;MetaImage (*.mha);;OME-TIFF (*.ome.tif)"
+
+
+# Those that work on a viewer.
+_OPEN: WeakSet[SegmentWidget] = WeakSet()
 
 
 class SegmentWidget(QWidget):
@@ -54,8 +63,10 @@ class SegmentWidget(QWidget):
         self.controller = Controller(napari_viewer, ModelChoice(self._settings.model, self._settings.device))
         self.controller.auto_run = self._settings.auto_run
         self.controller.extend = self._settings.extend
+        self._take_over(napari_viewer)
         self._ends = ExitStack()  # what to undo when this widget goes
         self._ranged: Workspace | None = None  # the one of the image whose intensities the slider spans
+        self._unit = 1.0  # of the slider, in intensities
         self._make_fields()
         self._make_buttons()
         fields = [getattr(self, name) for name in texts.TOOLTIPS]
@@ -72,10 +83,25 @@ class SegmentWidget(QWidget):
         self._choose_first_image()
         self._refresh()
 
+    def _take_over(self, viewer: napari.Viewer) -> None:
+        """Close another of these in the same viewer: two would answer the same clicks."""
+        for other in [widget for widget in _OPEN if widget._viewer is viewer]:
+            other.end()
+            with suppress(LookupError):  # it is in no dock
+                viewer.window.remove_dock_widget(other)
+        _OPEN.add(self)
+
+    def end(self) -> None:
+        """Let go of the viewer, and say so in what is left to see."""
+        self._ends.close()
+        _OPEN.discard(self)
+        self.status.value = texts.CLOSED
+        self.setEnabled(False)
+
     def event(self, event: QEvent) -> bool:
         """Let go of the viewer when the dock is closed (Qt)."""
-        if event.type() == QEvent.Type.ParentChange and self.parent() is None:
-            self._ends.close()
+        if event.type() == QEvent.Type.ParentChange and self.parent() is None and self in _OPEN:
+            self.end()
         return bool(super().event(event))
 
     def _hear_viewer(self, viewer: napari.Viewer) -> None:
@@ -111,7 +137,7 @@ class SegmentWidget(QWidget):
         self.device = ComboBox(label="device", choices=DEVICES, value=self._settings.device)
         self.auto_run = CheckBox(text="segment at every click", value=self._settings.auto_run)
         self.follow = CheckBox(text="fit the window to the object", value=self._settings.extend)
-        self.threshold = FloatSlider(label="3D clicks hit above", min=0, max=1)
+        self.threshold = FloatSlider(label=texts.THRESHOLD, min=0, max=1)
         self.kind = RadioButtons(label="next click", choices=tuple(KINDS), orientation="horizontal")
         self.objects = ComboBox(label="object", choices=())
         self.status = Label(value="")
@@ -174,10 +200,13 @@ class SegmentWidget(QWidget):
     def _on_option(self) -> None:
         self._settings.auto_run, self._settings.extend = self.auto_run.value, self.follow.value
         self.controller.auto_run, self.controller.extend = self.auto_run.value, self.follow.value
+        workspace = self.controller.workspace
+        if self.auto_run.value and workspace is not None and not workspace.objects.answered:
+            self.controller.run()
 
     def _on_threshold(self, value: float) -> None:
         if self.controller.workspace is not None:
-            self.controller.workspace.threshold = value
+            self.controller.workspace.threshold = value * self._unit
 
     def _on_object(self, label: int | None) -> None:
         if label is not None and label != self.controller.current:
@@ -187,11 +216,10 @@ class SegmentWidget(QWidget):
         workspace = self.controller.workspace
         if workspace is None:
             return
-        name, _ = QFileDialog.getSaveFileName(
-            self, "Save the objects", f"{workspace.image.name}_mask.nii.gz", SAVE_FILTER
-        )
+        proposed = re.sub(r'[/\\:*?"<>|]', "_", workspace.image.name)
+        name, chosen = QFileDialog.getSaveFileName(self, "Save the objects", f"{proposed}_mask.nii.gz", SAVE_FILTER)
         if name:
-            self.controller.save(Path(name))
+            self.controller.save(with_ending(Path(name), chosen))
 
     def _refresh(self) -> None:
         """Show what the controller knows."""
@@ -217,15 +245,26 @@ class SegmentWidget(QWidget):
         self.buttons["accept"].enabled = workspace is not None and workspace.objects.begun
         self.buttons["cancel"].enabled = controller.busy
         self.buttons["save ..."].enabled = workspace is not None
-        self.status.value = controller.message
+        selected = workspace is None or controller.clicks_count
+        self.status.value = controller.message + ("" if selected else f" {texts.NO_CLICKS}")
 
     def _refresh_threshold(self, workspace: Workspace) -> None:
         if workspace is not self._ranged:
             self._ranged = workspace
             low, high = intensity_range(workspace.image)
-            self.threshold.min, self.threshold.max = low, high
             workspace.threshold = min(max(workspace.threshold, low), high)
-        self.threshold.value = workspace.threshold
+            self._unit = 1.0 if high - low > LEAST_SPAN else 10.0 ** floor(log10(high - low))
+            self.threshold.label = texts.THRESHOLD + ("" if self._unit == 1 else f" (x {self._unit:g})")
+            self.threshold.min, self.threshold.max = low / self._unit, high / self._unit
+        self.threshold.value = min(max(workspace.threshold / self._unit, self.threshold.min), self.threshold.max)
+
+
+def with_ending(path: Path, chosen: str) -> Path:
+    """A file's name, with the first ending of the chosen filter if it has none."""
+    endings = re.compile(r"\*(\.[\w.]+)")
+    first = endings.search(chosen)
+    known = path.name.lower().endswith(tuple(endings.findall(SAVE_FILTER)))
+    return path if known or first is None else path.with_name(path.name + first.group(1))
 
 
 def _close_late(ends: ExitStack) -> None:

@@ -13,7 +13,7 @@ from backend.errors import ErrorCode, SamMed3DError
 from backend.geometry import check_inside
 from backend.inference.objects import LabelMap
 from backend.inference.prompts import Click, InitialMask, Prompt, Prompts, positive_first
-from napari_samed3d.frames import METADATA_KEY, Frame, frame_of, layer_point, same_place, volume_index
+from napari_samed3d.frames import METADATA_KEY, Frame, frame_of, layer_point, same_place, volume_index, voxels_of
 from napari_samed3d.picking import first_voxel_above
 
 if TYPE_CHECKING:
@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
     from napari.layers import Layer
 
-WORKSPACE_KEY = "samed3d-workspace"
+# By which attribute of the objects' layer the next widget finds its workspace; copies of the layer have none.
+LEFT = "_samed3d_workspace"
 POSITIVE, NEGATIVE = True, False
 COLOURS = {POSITIVE: "#2ecc40", NEGATIVE: "#ff4136"}
 NAMES = {POSITIVE: "positive clicks", NEGATIVE: "negative clicks"}
@@ -79,9 +80,10 @@ class Workspace:
             metadata={key: value for key, value in image.metadata.items() if key == METADATA_KEY},
             **same_place(image),
         )
+        labels.preserve_labels = True  # a brush, too, changes the open object alone
         points = {kind: points_layer(image, kind) for kind in (NEGATIVE, POSITIVE)}
         workspace = cls(image, frame, objects, labels, points, threshold=float(np.mean(image.contrast_limits)))
-        labels.metadata[WORKSPACE_KEY] = workspace  # where the next widget finds it, if this one is closed
+        setattr(labels, LEFT, workspace)
         return workspace
 
     @classmethod
@@ -89,11 +91,11 @@ class Workspace:
         """The workspace of an image whose layers an earlier widget left, if they are all still there."""
         present = list(layers)
         for layer in present:
-            left = layer.metadata.get(WORKSPACE_KEY)
+            left = getattr(layer, LEFT, None)
             if (
                 isinstance(left, cls)
                 and left.labels is layer
-                and left.image is image
+                and left.shows(image)
                 and all(other in present for other in left.layers)
             ):
                 left.objects.painted = True  # perhaps, while nobody looked
@@ -103,7 +105,16 @@ class Workspace:
 
     def release(self) -> None:
         """End it: its objects' layer stays, and keeps neither the image nor the clicks in memory."""
-        self.labels.metadata.pop(WORKSPACE_KEY, None)
+        vars(self.labels).pop(LEFT, None)
+
+    def shows(self, image: Image) -> bool:
+        """Whether its objects are those of an image, which has the same voxels as when they were made."""
+        return self.image is image and getattr(self.frame.volume.array, "shown", None) is voxels_of(image)
+
+    def out_of_place(self) -> bool:
+        """Whether the image was moved, or given another voxel size, since its place was taken over."""
+        affine = frame_of(self.image, self.frame.order).volume.affine
+        return not np.allclose(affine, self.frame.volume.affine, rtol=1e-9, atol=0)
 
     def keep_array(self) -> None:
         """Have the layer show the objects' own array again where somebody gave it another (napari, of another type).
@@ -154,7 +165,11 @@ class Workspace:
             becomes |= {click: click for row, click in known.items() if row in rows}
             moved = {b: a for a, b in zip(known, rows, strict=True) if b != a} if len(known) == len(rows) else {}
             becomes |= {known[row]: known[row] for row in moved.values()}
-            for row in (r for r in rows if r not in known):
+            others = [row for row in rows if row not in known]
+            if ray is not None and len(others) > 1:
+                refused.append(_several())
+                continue
+            for row in others:
                 try:
                     click = self._new_click(kind, row, ray)
                 except SamMed3DError as error:
@@ -162,7 +177,7 @@ class Workspace:
                     continue
                 if row in moved:
                     becomes[known[moved[row]]] = click
-                else:
+                elif click not in (*becomes.values(), *new):
                     new.append(click)
         return _in_order(self.objects.history.prompts, becomes, new), refused
 
@@ -178,7 +193,10 @@ class Workspace:
                     "Click on the image, or lower the threshold for 3D clicks.",
                 )
             index = self.frame.order.to_volume(hit)
-        x, y, z = check_inside(self.frame.volume, index).tolist()
+        try:
+            x, y, z = check_inside(self.frame.volume, index).tolist()
+        except SamMed3DError as error:
+            raise SamMed3DError(ErrorCode.PROMPT_INVALID, error.problem, "Click on the image.") from error
         return Click((x, y, z), kind)
 
     def show_clicks(self) -> None:
@@ -190,6 +208,14 @@ class Workspace:
                 layer.data = np.reshape(rows, (-1, 3))
             shown = [tuple(row) for row in layer.data.tolist()]
             self.known[kind] = dict(zip(shown, clicks, strict=True))
+
+
+def _several() -> SamMed3DError:
+    return SamMed3DError(
+        ErrorCode.PROMPT_INVALID,
+        "Several clicks came or moved at once in the 3D view, where the mouse says of one only how deep it is.",
+        "Move one at a time, or move them in the 2D view.",
+    )
 
 
 def _in_order(before: Prompts, becomes: dict[Click, Click], new: list[Click]) -> Prompts:

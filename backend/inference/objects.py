@@ -70,12 +70,14 @@ class LabelMap:
     def keep_paint(self) -> None:
         """Make what somebody painted in the open object a prompt: it stays when others follow, and can be undone.
 
-        Unless nobody did, or all was erased, or the mask was not the answer to the prompts anyhow.
+        Unless nobody did, or all was erased. Prompts that are not answered yet come after it.
         """
-        if self.answered and self.repainted:
-            kept = InitialMask(self.array == self.current)
-            self.history.add(kept)
-            self.settle()
+        if self.repainted:
+            kept, prompts = InitialMask(self.array == self.current), self.history.prompts
+            answered = self._answered.get(self.current, ())
+            known = len(answered) if prompts[: len(answered)] == answered else 0
+            self.history.edit((*prompts[:known], kept, *prompts[known:]))
+            self._answered[self.current] = self.history.prompts[: known + 1]
             self._shown[self.current] = kept.patch
 
     @property
@@ -122,7 +124,7 @@ class LabelMap:
             raise SamMed3DError(
                 ErrorCode.SESSION_STATE,
                 f"Object {kept} is not segmented yet with its newest clicks.",
-                "Wait for its mask, or ask for it: 'run' in the window, segment() in a script.",
+                "Wait for its mask, ask for it ('run' in the window, segment() in a script), or take them back.",
             )
         if not self._has_voxels():
             raise SamMed3DError(

@@ -229,6 +229,14 @@ def test_deleted_layers(window: Window, phantom: Phantom) -> None:
     window.viewer.layers.remove(image)
     window.settle()
     assert window.controller.workspace is None
+    assert not window.viewer.layers  # the objects' layer was empty
+
+
+def test_the_objects_of_a_deleted_image_stay(window: Window, phantom: Phantom) -> None:
+    image = window.open(phantom.volume)
+    segment(window, phantom, "liver")
+    window.viewer.layers.remove(image)
+    window.settle()
     assert [layer.name for layer in window.viewer.layers] == ["scan objects"]
 
 
@@ -290,8 +298,9 @@ def test_an_image_opened_after_the_widget_is_clicked_at_once(window: Window, pha
 def test_deleting_the_objects_begins_anew(window: Window, phantom: Phantom) -> None:
     window.open(phantom.volume)
     segment(window, phantom, "liver")
-    window.viewer.layers.remove(window.controller.workspace.labels)
-    window.qtbot.waitUntil(lambda: window.controller.workspace is not None)
+    before = window.controller.workspace
+    window.viewer.layers.remove(before.labels)
+    window.qtbot.waitUntil(lambda: window.controller.workspace not in (before, None))
     assert not window.mask().any()
     assert len([layer for layer in window.viewer.layers if isinstance(layer, Points)]) == 2
     segment(window, phantom, "spleen")

@@ -198,9 +198,17 @@ def test_paint_that_a_viewer_takes_back_or_brings_again_without_a_word_is_seen()
     assert not objects.begun
 
 
-def test_paint_before_the_answer_came_goes_with_it() -> None:
+def test_paint_comes_before_clicks_that_are_not_answered() -> None:
     objects = LabelMap((12, 12, 12))
-    objects.history.add(Click((2, 2, 2)))
+    first, second = Click((2, 2, 2)), Click((3, 3, 3))
+    objects.history.add(first)
+    objects.settle()
+    objects.history.add(second)
     paint(objects, (5, 5, 5), 1)
     objects.keep_paint()
-    assert objects.history.prompts == (Click((2, 2, 2)),)
+    answered, kept, waiting = objects.history.prompts
+    assert (answered, waiting) == (first, second)
+    assert isinstance(kept, InitialMask)
+    assert not objects.answered
+    objects.history.remove(2)
+    assert objects.answered
