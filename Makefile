@@ -1,4 +1,4 @@
-# Every target sets up what it needs, once: system libraries where there is apt-get, and .venv.
+# Every target sets up what it needs, once: .venv, and but for `lint` system libraries where there is apt-get.
 
 BIN := .venv/bin
 # A virtual screen, where there is no other.
@@ -15,12 +15,12 @@ help:
 	@echo "make install  what the tests need, into .venv"
 	@echo "Another Python, before .venv is there: make PYTHON=python3.12 test"
 
-demo: .venv/all.stamp
+demo: system .venv/all.stamp
 	if $(HEADLESS); then $(SCREEN) $(BIN)/python -m napari_samed3d.demo --screenshot demo-output; \
 	else $(BIN)/python -m napari_samed3d.demo; fi
 
 # The pictures of the README: `make pictures IMAGE=ct.nii.gz POINT="116 205 9" MORE="--correct 100 200 9"`.
-pictures: .venv/all.stamp
+pictures: system .venv/all.stamp
 	$(SCREEN) $(BIN)/python -m napari_samed3d.demo $(IMAGE) --point $(POINT) $(MORE) --screenshot demo-output
 	cp demo-output/clicks.gif demo-output/window-2d.png demo-output/window-3d.png docs/
 
@@ -29,7 +29,7 @@ pictures: .venv/all.stamp
 PYTEST := $(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 # A thread each: processes with as many threads as there are cores would wait for each other's.
 test: export OMP_NUM_THREADS := 1
-test: lint
+test: system lint
 	if $(HEADLESS); then $(SCREEN) $(PYTEST); else $(PYTEST); fi
 
 lint: .venv/dev.stamp
@@ -37,10 +37,10 @@ lint: .venv/dev.stamp
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
-install: .venv/dev.stamp
+install: system .venv/dev.stamp
 
 system:
 	@sh scripts/system.sh
 
-.venv/%.stamp: setup.cfg constraints.txt | system
+.venv/%.stamp: setup.cfg constraints.txt
 	sh scripts/setup.sh $*

@@ -15,6 +15,10 @@ from backend.cli import exit_status, progress_bar
 from backend.data.synthetic.files import write_case
 from backend.data.synthetic.label_maps import LabelMap, read_label_maps
 from backend.errors import ErrorCode, SamMed3DError
+from backend.volume import SPACING_RANGE_MM
+
+# Of 64 bits with a sign, as torch takes them.
+SEEDS = 2**63
 
 
 def parser() -> argparse.ArgumentParser:
@@ -62,9 +66,16 @@ def check(options: argparse.Namespace) -> None:
         value = getattr(options, name)
         if value < least or (name == "size" and value % 2):
             kind = "an even number" if name == "size" else "a whole number"
-            raise SamMed3DError(ErrorCode.CONFIG_INVALID, f"--{name} is {value}.", f"Give {kind} of at least {least}.")
-    if not options.spacing > 0:
-        raise SamMed3DError(ErrorCode.CONFIG_INVALID, f"--spacing is {options.spacing}.", "Give millimetres above 0.")
+            raise _refusal(name, value, f"Give {kind} of at least {least}.")
+    if options.seed + options.count >= SEEDS:
+        raise _refusal("seed", options.seed, f"Give one below {SEEDS - options.count}.")
+    low, high = SPACING_RANGE_MM
+    if not low <= options.spacing <= high:
+        raise _refusal("spacing", options.spacing, f"Give millimetres from {low:g} to {high:g}.")
+
+
+def _refusal(name: str, value: float, remedy: str) -> SamMed3DError:
+    return SamMed3DError(ErrorCode.CONFIG_INVALID, f"--{name} is {value}.", remedy)
 
 
 def write_one(out: Path, size: int, spacing_mm: float, labels: tuple[Path, ...], seed: int) -> bool:

@@ -2,16 +2,15 @@
 
 A first click is all that a user waits for: laying the grid, cutting and resampling the crop, the encoder, the
 decoder, and painting the mask on the volume's own grid. A next click finds the embedding there already. The
-encoder is timed alone on a crop of the same size. Weights are random (seeded): time does not depend on them,
-and so the mask is ragged and fills the window, which is the most there is to paint.
+encoder is timed alone on a crop of the same size. Weights are random (seeded): the network's time does not depend
+on them, and the mask is ragged and takes up some two fifths of the window.
 
 All are timed in turn, several rounds, and the best of each compared, since what else a shared machine does only
-adds. The last line printed is one JSON object of all figures.
+adds. The last line printed is one JSON object: the encoder's best time, and those of the clicks over it.
 
     python benchmarks/clicks.py --threads 2 --rounds 5
 """
 
-import argparse
 import json
 import sys
 import time
@@ -22,6 +21,8 @@ import numpy as np
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from common import timing_parser
 
 from backend.inference.engine import Engine
 from backend.inference.predictor import Predictor
@@ -41,10 +42,7 @@ Seconds = dict[str, list[float]]
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--threads", type=int, default=2, help="threads of torch")
-    parser.add_argument("--rounds", type=int, default=5, help="timed rounds")
-    arguments = parser.parse_args()
+    arguments = timing_parser(__doc__, "--rounds", 5, "timed rounds").parse_args()
     torch.set_num_threads(arguments.threads)
     seconds = measure(arguments.rounds)
     best = {name: min(values) for name, values in seconds.items()}
@@ -92,7 +90,7 @@ def clicks(engine: Engine, volume: Volume) -> tuple[float, float]:
 
 
 def ratios(best: dict[str, float]) -> dict[str, float]:
-    """The figures that do not depend on the machine."""
+    """The encoder's time, and the clicks' over it, which depend less on the machine."""
     encoder = best["encoder"]
     first = [best[f"first_{name}"] for name in SIZES]
     kinds = [(kind, name) for name in SIZES for kind in ("first", "next")]

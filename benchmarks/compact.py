@@ -8,13 +8,13 @@ take. The last line printed is one JSON object.
     python benchmarks/compact.py --threads 2 --rounds 10
 """
 
-import argparse
 import itertools
 import json
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +22,9 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from common import timing_parser
+
+from backend.geometry import Index3
 from backend.inference.engine import Engine
 from backend.inference.loading import load_engine
 from backend.inference.predictor import Predictor
@@ -36,10 +39,7 @@ CLICKS = (1, 10)
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--threads", type=int, default=2, help="threads of torch")
-    parser.add_argument("--rounds", type=int, default=10, help="timed rounds")
-    arguments = parser.parse_args()
+    arguments = timing_parser(__doc__, "--rounds", 10, "timed rounds").parse_args()
     torch.set_num_threads(arguments.threads)
     best = measure(arguments.rounds)
     for name, seconds in best.items():
@@ -65,14 +65,15 @@ def measure(rounds: int) -> dict[str, float]:
     }
     phantom = torso()
     session = Session(Predictor(compact, phantom.volume))
-    i, j, k = phantom.middle_of("liver")
-    tasks["first_click"] = lambda: answer(Session(Predictor(compact, phantom.volume)), (i, j, k))
-    answer(session, (i, j, k))
-    beside = ((i + n % 9, j + n // 9, k) for n in itertools.count(1))  # another each time: answers are remembered
-    tasks["next_click"] = lambda: (glance(session, next(beside)), session.history.undo())
-    tasks["next_click_sharp"] = lambda: (answer(session, next(beside)), session.history.undo())
+    middle = phantom.middle_of("liver")
+    tasks["first_click"] = lambda: glance(Session(Predictor(compact, phantom.volume)), middle)
+    tasks["first_click_sharp"] = lambda: answer(Session(Predictor(compact, phantom.volume)), middle)
+    answer(session, middle)
+    following = beside(middle)
+    tasks["next_click"] = lambda: taken_back(session, glance, next(following))
+    tasks["next_click_sharp"] = lambda: taken_back(session, answer, next(following))
     for count in CLICKS:
-        tasks[f"clicks_{count}"] = lambda n=count: compact.decode(embedding, points[:n], labels[:n], nothing)
+        tasks[f"clicks_{count}"] = partial(compact.decode, embedding, points[:count], labels[:count], nothing)
     seconds: dict[str, list[float]] = defaultdict(list)
     for _ in range(rounds + 1):
         for name, task in tasks.items():
@@ -82,16 +83,28 @@ def measure(rounds: int) -> dict[str, float]:
     return {name: min(times[1:]) for name, times in seconds.items()}  # the first pays for what torch sets up once
 
 
-def glance(session: Session, point: tuple[int, int, int]) -> None:
+def beside(point: Index3) -> Iterator[Index3]:
+    """Points up to 15 voxels away, in turn: before one comes again, what is remembered of its answer is gone."""
+    i, j, k = point
+    return itertools.cycle([(i + n % 16, j + n // 16, k) for n in range(1, 256)])
+
+
+def glance(session: Session, point: Index3) -> None:
     """Click and get the first mask, before its border is looked at."""
     session.click(point)
     session.solver.predictor.paint(next(session.solver.solve(session.history.prompts)))
 
 
-def answer(session: Session, point: tuple[int, int, int]) -> None:
+def answer(session: Session, point: Index3) -> None:
     """Click and get the mask."""
     session.click(point)
     session.segment()
+
+
+def taken_back(session: Session, click: Callable[[Session, Index3], None], point: Index3) -> None:
+    """Click, and undo it."""
+    click(session, point)
+    session.history.undo()
 
 
 if __name__ == "__main__":

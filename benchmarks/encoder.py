@@ -9,27 +9,28 @@ gradients of the parameters, which both forms need. The last line printed is a J
 """
 
 import argparse
-import contextlib
 import json
-import resource
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.path.insert(1, str(Path(__file__).resolve().parents[1] / "tests" / "backend" / "models"))
 
+from common import peak_mb, timing_parser
 from deterministic import fill_module, volume
 from padded import padded
 
 from backend.models.config import VIT_B_ORI
 from backend.models.image_encoder import ImageEncoder
 
-FORMS = {"ours": contextlib.nullcontext, "padded": padded}
+FORMS: dict[str, Callable[[nn.Module], AbstractContextManager[object]]] = {"ours": nullcontext, "padded": padded}
 
 
 def main() -> None:
@@ -46,9 +47,7 @@ def main() -> None:
 
 def parse_arguments() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--threads", type=int, default=2, help="threads of torch")
-    parser.add_argument("--repeats", type=int, default=3, help="timed runs of each form")
+    parser = timing_parser(__doc__, "--repeats", 3, "timed runs of each form")
     parser.add_argument("--train", choices=FORMS, help="print the training memory of one form, in MB, and stop")
     return parser.parse_args()
 
@@ -109,10 +108,10 @@ def memory_in_child(form: str, threads: int) -> float:
 def training_memory(form: str) -> float:
     """Return the peak resident memory of a forward and backward pass over what was held before, in MB."""
     encoder, image = make()
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = peak_mb()
     with FORMS[form](encoder):
         encoder(image).square().mean().backward()
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024  # Linux counts in KiB
+    return peak_mb() - before
 
 
 if __name__ == "__main__":

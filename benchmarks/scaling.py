@@ -16,10 +16,13 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import cast
 
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from common import positive
 
 from backend.data.dataset import IndexDataset
 from backend.data.index import read_index
@@ -29,6 +32,7 @@ from backend.models.network import build_network
 from backend.prepare import main as prepare
 from backend.synthesize import main as synthesize
 from backend.training.config import ClickSection
+from backend.training.episode import TrainedModel
 from backend.training.freezing import freeze
 from backend.training.throughput import sample_flops
 
@@ -42,18 +46,19 @@ def main() -> None:
     torch.set_num_threads(1)
     measured = {**count_network(), "read_ms": time_reading(arguments.samples)}
     projected = {str(gpus): project(gpus, measured, arguments) for gpus in GPUS}
-    print(json.dumps({"measured": measured, "assumed": vars(arguments), "projected": projected}))
+    assumed = {name: value for name, value in vars(arguments).items() if name != "samples"}
+    print(json.dumps({"measured": measured, "assumed": assumed, "projected": projected}))
 
 
 def parse_arguments() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--samples", type=int, default=24, help="samples that are read for the time of one")
+    parser.add_argument("--samples", type=positive, default=24, help="samples that are read for the time of one")
     parser.add_argument("--peak-tflops", type=float, default=989, help="of a GPU, bfloat16 without sparsity")
     parser.add_argument("--utilisation", type=float, default=0.3, help="share of the peak that training reaches")
     parser.add_argument("--node-gb-s", type=float, default=400, help="GB/s between the GPUs of a machine of 8")
     parser.add_argument("--network-gb-s", type=float, default=40, help="GB/s for each GPU between machines")
-    parser.add_argument("--cores", type=int, default=12, help="CPU cores for each GPU that read data")
+    parser.add_argument("--cores", type=positive, default=12, help="CPU cores for each GPU that read data")
     return parser.parse_args()
 
 
@@ -62,7 +67,7 @@ def count_network() -> dict[str, float]:
     model = build_network(VIT_B_ORI)
     freeze(model)
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-    tflop = sample_flops(model, ClickSection(), model.image_size) / 1e12
+    tflop = sample_flops(cast(TrainedModel, model), ClickSection(), model.image_size) / 1e12
     return {"sample_tflop": round(tflop, 3), "gradient_mb": round(4 * trained / 1e6)}
 
 
@@ -73,6 +78,7 @@ def time_reading(samples: int) -> float:
         synthesize([str(source), "--count", "4", "--size", "192"])
         prepare([str(source), str(out), "--workers", "1", "--max-background", "1", "--validation", "0"])
         data = IndexDataset(out, read_index(out), VIT_B_ORI.image_size, 0, crop="jitter", jitter=16, flips=True)
+        data[Key(0, 0)]  # the first read pays for what is set up once
         start = time.perf_counter()
         for number in range(samples):
             data[Key(number // len(data), number % len(data))]

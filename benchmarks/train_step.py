@@ -12,20 +12,21 @@ figures.
 """
 
 import argparse
-import contextlib
 import json
-import resource
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.path.insert(1, str(Path(__file__).resolve().parents[1] / "tests" / "backend" / "models"))
 
+from common import peak_mb, timing_parser
 from deterministic import fill_module, volume
 from padded import padded
 
@@ -35,7 +36,7 @@ from backend.training.config import ClickSection
 from backend.training.episode import Episode
 from backend.training.freezing import freeze
 
-FORMS = {"ours": contextlib.nullcontext, "padded": padded}
+FORMS: dict[str, Callable[[nn.Module], AbstractContextManager[object]]] = {"ours": nullcontext, "padded": padded}
 
 
 def main() -> None:
@@ -51,9 +52,7 @@ def main() -> None:
 
 def parse_arguments() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--threads", type=int, default=2, help="threads of torch")
-    parser.add_argument("--repeats", type=int, default=1, help="timed steps of each form")
+    parser = timing_parser(__doc__, "--repeats", 1, "timed steps of each form")
     parser.add_argument("--form", choices=FORMS, help="measure one form in this process and stop")
     return parser.parse_args()
 
@@ -97,12 +96,8 @@ def step(episode: Episode, optimizer: torch.optim.Optimizer, samples: tuple[Tens
     loss = episode(*samples).loss.mean()
     loss.backward()
     optimizer.step()
-    return loss.item()
-
-
-def peak_mb() -> float:
-    """Return the peak resident memory of this process."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # Linux counts in KiB
+    value: float = loss.item()
+    return value
 
 
 def figures(found: dict[str, dict[str, float]], arguments: argparse.Namespace) -> dict[str, float]:

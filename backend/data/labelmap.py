@@ -81,16 +81,27 @@ def read_labels(path: Path, image: Volume) -> Volume:
             f"and affine {labels.affine.round(3).tolist()}, not {image.affine.round(3).tolist()}.",
             "Resample one to the other.",
         )
+    values = whole_numbers(labels, path)
+    return Volume(values.astype(np.uint32, copy=False), labels.affine, labels.source)
+
+
+def whole_numbers(labels: Volume, path: Path) -> npt.NDArray[Any]:
+    """The voxels of a file of labels, rounded if they are stored as real numbers.
+
+    Raises:
+        SamMed3DError: DATA_SOURCE, they are not whole numbers from 0.
+    """
     values: npt.NDArray[Any] = np.asarray(labels.array)
-    if values.dtype.kind == "f" and np.abs(values - np.rint(values)).max() < ROUNDED:
-        values = np.rint(values)
+    with np.errstate(invalid="ignore"):  # the difference of infinities
+        if values.dtype.kind == "f" and np.abs(values - np.rint(values)).max() < ROUNDED:
+            values = np.rint(values)
     if not holds_labels(values):
         raise SamMed3DError(
             ErrorCode.DATA_SOURCE,
             f"The labels {path} are not whole numbers from 0: they run from {values.min()} to {values.max()}.",
             "Give a label map, not an image or a probability.",
         )
-    return Volume(values.astype(np.uint32, copy=False), labels.affine, labels.source)
+    return values
 
 
 class PlacedMask:

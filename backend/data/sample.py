@@ -34,7 +34,7 @@ class SampleDataset(Protocol):
         """Samples an epoch."""
 
     def __getitem__(self, key: Key) -> Sample:
-        """The sample of that key: always the same, in any process."""
+        """The sample of that key: the same in any process, but for the rounding of another number of threads."""
 
 
 def sample_rng(seed: int, key: Key) -> np.random.Generator:

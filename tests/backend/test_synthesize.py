@@ -22,7 +22,6 @@ def test_cases_are_written_once_and_read_back(tmp_path, capsys):
         assert np.unique(np.asarray(label.array)).tolist() == [0, 1]
         assert json.loads((case / "meta.json").read_text())["labels"] == {"1": {"name": "object"}}
     before = (cases[0] / "image.nii.gz").read_bytes()
-    (tmp_path / ".synthetic_000006").mkdir()  # what a kill leaves
     for file in cases[1].iterdir():
         file.unlink()
     cases[1].rmdir()
@@ -33,11 +32,22 @@ def test_cases_are_written_once_and_read_back(tmp_path, capsys):
 
 
 def test_impossible_numbers_are_refused_by_name(tmp_path, capsys):
-    for option, value in (("--size", "17"), ("--count", "0"), ("--spacing", "0"), ("--seed", "-1"), ("--jobs", "0")):
+    impossible = (
+        ("--size", "17"),
+        ("--count", "0"),
+        ("--spacing", "0"),
+        ("--spacing", "1e-05"),
+        ("--spacing", "2000.0"),
+        ("--spacing", "nan"),
+        ("--seed", "-1"),
+        ("--seed", str(2**63 - 1)),
+        ("--jobs", "0"),
+    )
+    for option, value in impossible:
         assert main([str(tmp_path), option, value]) == 2
         assert f"{option} is {value}" in capsys.readouterr().err
     assert main([str(tmp_path), "--labels", str(tmp_path / "none")]) == 2
-    assert "no label map" in capsys.readouterr().err
+    assert "none does not exist" in capsys.readouterr().err
 
 
 def test_a_killed_process_is_told(tmp_path, capsys, monkeypatch):

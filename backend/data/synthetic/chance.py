@@ -42,7 +42,7 @@ class Chance:
     """The random numbers of one volume: scalars, and fields of (X, Y, Z) on a device.
 
     Args:
-        seed: the same seed gives the same volume on the same kind of device.
+        seed: the same seed gives the same volume on the same kind of device, to rounding.
         device: where fields are made.
     """
 
@@ -79,8 +79,7 @@ class Chance:
         """A random rotation, 3x3, on the device; with a small `tilt`, by about that much (radians) around each axis."""
         drawn = torch.randn(3, 3, generator=self._scalars)
         matrix, triangle = torch.linalg.qr(drawn if tilt is None else torch.eye(3) + tilt * drawn)
-        if tilt is not None:
-            matrix = matrix * torch.sign(torch.diagonal(triangle))  # without it, it may turn an axis around
+        matrix = matrix * torch.sign(torch.diagonal(triangle))  # else LAPACK's own signs, not chance, turn axes around
         matrix[:, 0] *= torch.sign(torch.linalg.det(matrix))
         rotation: Tensor = matrix.to(self.device)
         return rotation

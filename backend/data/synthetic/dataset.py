@@ -7,20 +7,24 @@ import torch
 
 from backend.data.sample import Key, Sample, click_seed, sample_rng
 from backend.data.synthetic.generator import generate
-from backend.data.synthetic.label_maps import LabelMap, read_label_maps
+from backend.data.synthetic.label_maps import LabelMap, label_files, read_label_maps
+from backend.errors import ErrorCode, SamMed3DError
 from backend.inference.preprocess import normalise_quietly
 
 
 class SyntheticDataset:
-    """An endless source of samples; an epoch is `length` of them.
+    """An endless source of samples, the same for a key to rounding; an epoch is `length` of them.
 
     Args:
-        image_size: voxels an axis of a crop.
+        image_size: voxels an axis of a crop, even.
         length: samples an epoch.
         seed: of everything.
         labels: label-map files, or folders of them, to take shapes from beside the procedural ones.
         device: where volumes are made; on a GPU read it in the training process itself, without workers.
         start: how many epochs have crops of another size, and which.
+
+    Raises:
+        SamMed3DError: CONFIG_INVALID, odd sizes; as `label_files`, and from a sample as `read_label_maps`.
     """
 
     def __init__(
@@ -33,11 +37,17 @@ class SyntheticDataset:
         *,
         start: tuple[int, int] = (0, 0),
     ) -> None:
+        for size in (image_size, start[1]):
+            if size % 2:
+                problem = f"There are no synthetic volumes of {size} voxels an axis."
+                raise SamMed3DError(ErrorCode.CONFIG_INVALID, problem, "Give an even number.")
         self.image_size = image_size
         self.seed = seed
         self._length = length
         self._start = start
         self._labels = tuple(labels)
+        for path in self._labels:
+            label_files(path)  # a misspelt one is noticed now, not by a worker once the run is begun
         self._device = torch.device(device)
         self._maps: list[list[LabelMap]] | None = None
 

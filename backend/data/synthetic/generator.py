@@ -18,8 +18,9 @@ from backend.data.synthetic.shapes import add_gap, add_lesions, add_parts, scene
 # one that is larger than its window, a click has to fill the window.
 LEAST_SHARE = 0.001
 LARGEST_SHARE = 0.9
-# Scenes are drawn again until there is such an object; it takes more than two in one of a hundred.
-ATTEMPTS = 20
+# Scenes are drawn again until there is such an object. Two in three of procedural shapes hold one; of some label maps
+# none does, so that later attempts go without.
+ATTEMPTS, WITH_MAPS = 60, 20
 # Shares of the volumes. Shapes come from the given label maps, if there are any; else there may be lesions.
 FROM_MAPS, WITH_LESIONS = 0.6, 0.25
 # The object is the label that lies in front, near the middle, or, of a label map, all there is of it, a whole brain;
@@ -71,15 +72,21 @@ def generate(seed: int, size: int, device: torch.device, maps: Sequence[Sequence
         RuntimeError: no attempt gave an object of a sensible size, which is not expected of any seed.
     """
     chance = Chance(seed, device)
-    for _ in range(ATTEMPTS):
-        drawn = _scene(size, chance, maps)
+    for attempt in range(ATTEMPTS):
+        drawn = _scene(size, chance, maps if attempt < WITH_MAPS else ())
+        if not _sensible(drawn.mask):  # before it is painted, which takes longest
+            continue
         look = choose_look(chance)
         image = paint(Seen(drawn.labels, drawn.mask, drawn.seen), look, chance)
         image, mask = _scanned(image, drawn, chance)
         mask = largest_piece(mask)
-        if LEAST_SHARE <= int(mask.sum()) / size**3 <= LARGEST_SHARE:
+        if _sensible(mask):
             return Pair(image, mask, look)
     raise RuntimeError(f"seed {seed} gave no object in {ATTEMPTS} attempts")
+
+
+def _sensible(mask: Tensor) -> bool:
+    return LEAST_SHARE <= int(mask.sum()) / mask.numel() <= LARGEST_SHARE
 
 
 def _scene(size: int, chance: Chance, maps: Sequence[Sequence[LabelMap]]) -> Scene:
@@ -93,10 +100,11 @@ def _scene(size: int, chance: Chance, maps: Sequence[Sequence[LabelMap]]) -> Sce
     seen = target = last if chance.maybe(IN_FRONT) else chance.integer(1, last)
     parts = last + 1
     if voxel and chance.maybe(WHOLE_MAP):
+        seen = target = last  # which is of the map
         parts = first
     elif chance.maybe(WITH_PARTS):
         labels, seen = add_parts(labels, target, chance)
-    elif chance.maybe(WITH_GAP):
+    elif target > 1 and chance.maybe(WITH_GAP):  # before label 1 there is air
         labels = add_gap(labels, target)
     return Scene(labels, target, seen, parts, 0.45 * voxel if voxel > 1 else 0.0)
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -10,11 +10,13 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
+from backend.data.cases import is_image
+from backend.data.labelmap import whole_numbers
 from backend.data.synthetic.chance import Chance
 from backend.data.synthetic.shapes import grid
 from backend.errors import ErrorCode, SamMed3DError
-from backend.geometry import canonical_grid
-from backend.io import READABLE_SUFFIXES, read_volume
+from backend.geometry import Grid, canonical_grid
+from backend.io import WRITABLE_SUFFIXES, read_volume
 
 # Labels that a map may have beside those of its surrounding; the numbers of both fit into a byte.
 MOST_LABELS = 200
@@ -105,21 +107,30 @@ def read_label_maps(paths: Iterable[Path], device: torch.device) -> list[list[La
     Those of a path make a group; a path that is given twice, to be seen twice as often, is read once.
 
     Raises:
-        SamMed3DError: DATA_SOURCE where there is none, or one is empty or has too many labels; as `read_volume`.
+        SamMed3DError: as `label_files`, or DATA_SOURCE where one is no label map, is empty or too small, or has too
+            many labels; as `read_volume`.
     """
     paths = list(paths)
-    groups = {path: [_read(file, device) for file in _files(path)] for path in dict.fromkeys(paths)}
+    groups = {path: [_read(file, device) for file in label_files(path)] for path in dict.fromkeys(paths)}
     return [groups[path] for path in paths]
 
 
-def _files(path: Path) -> list[Path]:
+def label_files(path: Path) -> list[Path]:
+    """The label-map files of a path: all in a folder, or itself.
+
+    Raises:
+        SamMed3DError: FILE_MISSING; DATA_SOURCE where there is none.
+    """
+    if not path.exists():
+        raise SamMed3DError(ErrorCode.FILE_MISSING, f"{path} does not exist.", "Check the path of the label maps.")
     files = sorted(path.rglob("*")) if path.is_dir() else [path]
-    files = [file for file in files if file.is_file() and file.name.lower().endswith(READABLE_SUFFIXES)]
+    # Not DICOM, of which each slice would be read as the whole series.
+    files = [file for file in files if file.is_file() and is_image(file) and file.suffix.lower() != ".dcm"]
     if not files:
         raise SamMed3DError(
             ErrorCode.DATA_SOURCE,
             f"There is no label map in {path}.",
-            f"Name files, or folders of files, that end in one of {', '.join(READABLE_SUFFIXES)}.",
+            f"Name files, or folders of files, that end in one of {', '.join(WRITABLE_SUFFIXES)}.",
         )
     return files
 
@@ -127,12 +138,14 @@ def _files(path: Path) -> list[Path]:
 def _read(path: Path, device: torch.device) -> LabelMap:
     volume = read_volume(path)
     spacing = max(FINEST_MM, min(volume.spacing))
-    grid_ = canonical_grid(volume, spacing)
-    taps = [
-        np.clip(np.rint(axis_map(np.arange(count))), 0, extent - 1).astype(int)
-        for axis_map, count, extent in zip(grid_.maps, grid_.shape, grid_.extent, strict=True)
-    ]
-    array = np.asarray(volume.array).transpose(grid_.axes)[np.ix_(*taps)]
+    whole = whole_numbers(volume, path)
+    array = _resampled(whole, canonical_grid(volume, spacing))
+    if whole.any() and (array.size == 1 or not array.any()):
+        raise SamMed3DError(
+            ErrorCode.DATA_SOURCE,
+            f"At {spacing:g} mm, nothing is left of the labels of {path}.",
+            "Give a map of something larger, and check its voxel size.",
+        )
     values = np.unique(array)
     values = values[values != 0]
     count = len(values)
@@ -144,3 +157,13 @@ def _read(path: Path, device: torch.device) -> LabelMap:
         )
     numbered: npt.NDArray[np.uint8] = np.where(array != 0, np.searchsorted(values, array) + 1, 0).astype(np.uint8)
     return LabelMap(torch.from_numpy(numbered).to(device), spacing)
+
+
+def _resampled(labels: npt.NDArray[Any], onto: Grid) -> npt.NDArray[Any]:
+    """The nearest labels at the voxels of a grid."""
+    taps = [
+        np.clip(np.rint(axis_map(np.arange(count))), 0, extent - 1).astype(int)
+        for axis_map, count, extent in zip(onto.maps, onto.shape, onto.extent, strict=True)
+    ]
+    resampled: npt.NDArray[Any] = labels.transpose(onto.axes)[np.ix_(*taps)]
+    return resampled

@@ -135,7 +135,8 @@ def _pet(seen: Seen, chance: Chance) -> Tensor:
     means = 0.3 * torch.exp(chance.vector(-1, 1.5, count))
     means[seen.label] = chance.log_uniform(2, 15)
     if count > 3 and chance.maybe(0.5):
-        means[chance.integer(1, count - 2)] = chance.log_uniform(1, 10)
+        others = [label for label in range(1, count) if label != seen.label]
+        means[chance.one_of(others)] = chance.log_uniform(1, 10)
     means[AIR] = chance.uniform(0, 0.05)
     image = _textured(labels, means, chance.uniform(0, 1), chance).clamp_min(0)
     width = chance.uniform(0.8, 2.0)

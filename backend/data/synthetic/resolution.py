@@ -13,14 +13,14 @@ def thick_slices(image: Tensor, mask: Tensor, chance: Chance) -> tuple[Tensor, T
     size = image.shape[axis]
     count = max(3, round(size / thickness))
 
-    def resliced(volume: Tensor, back: str) -> Tensor:
+    def resliced(volume: Tensor) -> Tensor:
         rows = volume.movedim(axis, -1).reshape(1, -1, size)
         slices = functional.interpolate(rows, size=count, mode="area")
-        rows = functional.interpolate(slices, size=size, mode=back)
+        rows = functional.interpolate(slices, size=size, mode="linear")
         return rows.reshape(*(n for a, n in enumerate(volume.shape) if a != axis), size).movedim(-1, axis)
 
     # Objects are drawn slice by slice; where slices are cut into voxels, the outline goes along.
-    return resliced(image, "linear"), resliced(mask.float(), "linear") >= 0.5
+    return resliced(image), resliced(mask.float()) >= 0.5
 
 
 def cut_field(image: Tensor, mask: Tensor, chance: Chance) -> tuple[Tensor, Tensor]:

@@ -36,13 +36,17 @@ def scene(size: int, chance: Chance, objects: tuple[int, int] = (3, 9)) -> Tenso
 
 
 def add_lesions(labels: Tensor, chance: Chance) -> Tensor:
-    """Put small objects into one of the larger ones, each a label of its own."""
+    """Put small objects into a region or into another object, each a label of its own."""
+    there = torch.nonzero(torch.bincount(labels.flatten())[1:])
+    if not len(there):
+        return labels
     coordinates = _warped(len(labels), chance)
-    host = chance.integer(1, int(labels.max()))
+    host = 1 + there[chance.integer(0, len(there) - 1)]
     inside = torch.nonzero(labels == host)
-    for _ in range(chance.integer(1, 3) if len(inside) else 0):
-        at = inside[chance.integer(0, len(inside) - 1)] / len(labels) * 2 - 1
-        radius = chance.log_uniform(0.06, 0.3)
+    for _ in range(chance.integer(1, 3)):
+        x, y, z = inside[chance.integer(0, len(inside) - 1)] // 2  # coordinates are of cells of 2^3 voxels
+        at = coordinates[:, x, y, z]
+        radius = chance.log_uniform(max(0.06, 4 / len(labels)), 0.3)  # of less than a cell, no voxel would be left
         lesion = _inside(_lump((coordinates - at.view(3, 1, 1, 1)) / radius, chance))
         labels = torch.where(lesion & (labels == host), labels.max() + 1, labels)
     return labels

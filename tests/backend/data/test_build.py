@@ -92,6 +92,12 @@ def test_synthetic_data_for_validation_is_of_its_own() -> None:
     assert none is None
 
 
+def test_label_maps_that_are_not_there_are_noticed_at_once(tmp_path: Path) -> None:
+    config = DataSection(source="synthetic", samples_per_epoch=3, labels=(tmp_path / "misspelt",))
+    with pytest.raises(SamMed3DError, match="misspelt does not exist"):
+        build_datasets(config, image_size=16, seed=0, device=CPU)
+
+
 @pytest.mark.parametrize(
     ("workers", "device", "made_on"), [(0, "cuda:1", "cuda:1"), (2, "cuda:1", "cpu"), (0, "mps", "cpu")]
 )

@@ -16,7 +16,8 @@ from backend.data.synthetic.dataset import SyntheticDataset
 from backend.data.synthetic.generator import LARGEST_SHARE, LEAST_SHARE, generate
 from backend.data.synthetic.label_maps import LabelMap
 from backend.data.synthetic.looks import PAINTERS, Seen, paint
-from backend.data.synthetic.shapes import add_gap, add_parts, scene
+from backend.data.synthetic.shapes import scene
+from backend.errors import ErrorCode, SamMed3DError
 
 SIZE = 24
 
@@ -45,13 +46,13 @@ def test_all_modalities_come_up_with_values_of_their_kind(pairs):
 
 
 def test_objects_can_be_seen(pairs):
-    """Inside and just outside differ by more than the spread inside, in more volumes than by chance (46 of 60)."""
+    """Inside and just outside differ by more than the spread inside, in most volumes."""
     apart = 0
     for image, mask, _ in pairs:
         ring = ndimage.binary_dilation(mask.numpy(), iterations=2) & ~mask.numpy()
         inside, outside = image[mask], image[torch.from_numpy(ring)]
         apart += bool((inside.mean() - outside.mean()).abs() > inside.std())
-    assert apart > 50
+    assert apart > 36
 
 
 def test_masks_are_of_many_sizes(pairs):
@@ -87,27 +88,18 @@ def test_a_rim_differs_from_what_is_around_the_object_whatever_is_in_it(look):
     assert apart > 50
 
 
-def test_a_gap_parts_an_object_from_what_is_around_it():
-    labels = torch.ones(SIZE, SIZE, SIZE, dtype=torch.uint8)
-    labels[8:16, 8:16, 8:16] = 3
-    parted = add_gap(labels, 3)
-    assert ((parted == 3) == (labels == 3)).all()
-    ring = ndimage.binary_dilation((labels == 3).numpy()) & (labels != 3).numpy()
-    assert ring.any()
-    assert (parted.numpy()[ring] == 2).all()
-    assert parted[0, 0, 0] == 1
+def test_what_takes_up_most_is_the_object_and_not_another_label():
+    """The object has 100 here, others 10 at most."""
 
+    class Hot(Chance):
+        def log_uniform(self, low, high):
+            return 100.0 if (low, high) == (2, 15) else super().log_uniform(low, high)
 
-@pytest.mark.parametrize("seed", range(8))
-def test_an_object_with_parts_ends_with_a_label_that_is_there(seed):
-    """That of its rim if it has one, whose contrast to the surrounding is seen to."""
-    labels = torch.ones(SIZE, SIZE, SIZE, dtype=torch.uint8)
-    labels[4:20, 4:20, 4:20], labels[0, 0, 0] = 2, 3  # the single voxel has room for nothing
-    for whole, corner in ((2, (4, 4, 4)), (3, (0, 0, 0))):
-        parted, outermost = add_parts(labels, whole, Chance(seed, torch.device("cpu")))
-        assert ((parted != labels) <= (labels == whole)).all()
-        assert outermost <= parted.max()
-        assert outermost == whole or parted[corner] == outermost
+    labels = torch.full((SIZE, SIZE, SIZE), 2, dtype=torch.uint8)
+    labels[4:14, 4:20, 4:20], labels[18:, :, :] = 1, 3
+    for seed in range(30):
+        image = paint(Seen(labels, labels == 1, 1), "PET", Hot(seed, torch.device("cpu")))
+        assert image[6:12, 6:18, 6:18].mean() > 3 * image[20:, 2:-2, 2:-2].mean()
 
 
 def test_a_sample_depends_on_its_key_alone():
@@ -126,6 +118,13 @@ def test_a_sample_depends_on_its_key_alone():
 def test_the_first_epochs_may_have_smaller_crops():
     data = SyntheticDataset(SIZE, 100, seed=3, start=(2, 16))
     assert [data[Key(epoch, 0)].image.shape[-1] for epoch in range(4)] == [16, 16, SIZE, SIZE]
+
+
+@pytest.mark.parametrize(("size", "start"), [(25, 16), (24, 17)])
+def test_odd_crops_are_refused(size, start):
+    with pytest.raises(SamMed3DError, match="even") as caught:
+        SyntheticDataset(size, 100, seed=3, start=(2, start))
+    assert caught.value.code == ErrorCode.CONFIG_INVALID
 
 
 def test_worker_processes_give_the_same_samples():
