@@ -5,38 +5,32 @@ It knows the viewer and its layers, but no widget; a view listens to `changed` a
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from napari.layers.base import ActionType
-from napari.qt.threading import create_worker
-from napari.utils import progress
-from napari.utils.notifications import notification_manager, show_error, show_info, show_warning
+from napari.utils.notifications import notification_manager, show_error, show_warning
 from psygnal import Signal
 from qtpy.QtCore import QTimer
 
 from backend.errors import SamMed3DError
 from backend.inference.canvas import EMPTY_PATCH, MaskPatch
 from backend.inference.prompts import History
-from backend.io import write_mask
+from napari_samed3d.activity import Activity
 from napari_samed3d.frames import lengths_of
+from napari_samed3d.mouse import Mouse
+from napari_samed3d.saving import save_in_background
 from napari_samed3d.worker import Answer, Failure, ModelChoice, ModelThread, Request
-from napari_samed3d.workspace import NEGATIVE, PLACE, POSITIVE, Ray, Workspace, points_layer
+from napari_samed3d.workspace import NEGATIVE, POSITIVE
+from napari_samed3d.workspaces import Workspaces
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
 
-    import numpy as np
-    import numpy.typing as npt
     from napari.components import ViewerModel
-    from napari.layers import Image, Points
+    from napari.layers import Image
 
     from backend.inference.objects import LabelMap
-    from backend.volume import Volume
-
-
-# A click in a window that is known is answered before this; a bar would only flicker.
-BAR_DELAY_MS = 300
+    from napari_samed3d.workspace import Workspace
 
 
 class Controller:
@@ -58,25 +52,23 @@ class Controller:
         self.message = "Choose an image layer."
         self.busy = False
         self.workspace: Workspace | None = None
-        self._workspaces: list[Workspace] = []
+        self._workspaces = Workspaces(viewer)
+        self._workspaces.points_changed.connect(self._sync_soon)
+        self._workspaces.looks_changed.connect(self.changed.emit)
+        self._workspaces.moved.connect(self._follow_image)
+        self._workspaces.closed.connect(self._on_closed)
+        self._mouse = Mouse(viewer)
         self._generation = 0
         self._preparing = False
         self._save_to: Path | None = None
-        self._ray: Ray | None = None
         self._showing = False
         self._syncing = False
-        self._bar: progress | None = None
-        self._bar_timer = QTimer()
-        self._bar_timer.setSingleShot(True)
-        self._bar_timer.setInterval(BAR_DELAY_MS)
-        self._bar_timer.timeout.connect(self._show_bar)
+        self._activity = Activity()
         self._thread = ModelThread()
         self._thread.answered.connect(self._on_answer)
         self._thread.failed.connect(self._on_failure)
         self._thread.loading.connect(self._on_loading)
-        viewer.layers.events.removed.connect(self._on_layer_removed)
         viewer.layers.selection.events.active.connect(self._follow_selection)
-        viewer.mouse_drag_callbacks.append(self._remember_ray)
 
     # --- the image and its layers
 
@@ -85,7 +77,7 @@ class Controller:
         if image is None or (self.workspace is not None and self.workspace.image is image):
             return
         try:
-            workspace = next((w for w in self._workspaces if w.image is image), None) or self._open(image)
+            workspace = self._workspaces.of(image)
         except SamMed3DError as error:
             self._report(error)
             return
@@ -112,50 +104,12 @@ class Controller:
 
     def _follow_selection(self) -> None:
         """Who selects a layer of another image that was worked on means that image."""
-        active = self.viewer.layers.selection.active
-        workspace = next((w for w in self._workspaces if active in w.layers[1:]), None)
+        workspace = self._workspaces.shown_by(self.viewer.layers.selection.active)
         if workspace is not None and workspace is not self.workspace:
             self.use_image(workspace.image)
 
-    def _open(self, image: Image) -> Workspace:
-        workspace = Workspace.left_in(self.viewer.layers, image) or Workspace.of(image)
-        if workspace.labels not in self.viewer.layers:
-            self.viewer.add_layer(workspace.labels)
-        for layer in workspace.points.values():
-            self._add_points(layer)
-        workspace.labels.events.paint.connect(self._on_paint)
-        workspace.labels.events.data.connect(self._on_labels_data)
-        image.events.data.connect(self._on_image_data)
-        for name in PLACE:
-            image.events[name].connect(self._on_image_moved)
-        self._workspaces.append(workspace)
-        return workspace
-
-    def _add_points(self, layer: Points) -> None:
-        if layer not in self.viewer.layers:
-            self.viewer.add_layer(layer)
-        layer.mode = "add"
-        layer.events.data.connect(self._on_points)
-        for event in (layer.events.mode, layer.events.visible):
-            event.connect(self._on_look)
-
-    def _on_image_data(self, event: Any) -> None:
-        """The image's voxels were replaced: everything known of it is void."""
-        workspace = next(w for w in self._workspaces if w.image is event.source)
-        shown, left = workspace is self.workspace, workspace.labels
-        self.close_workspace(workspace)
-        if shown:
-            self.use_image(workspace.image)
-        if left in self.viewer.layers:
-            show_info(
-                f"{workspace.image.name} has other voxels now. Its objects so far are in the layer {left.name!r}."
-            )
-
-    def _on_image_moved(self, event: Any) -> None:
-        """The image has other voxel sizes or another place: its objects and clicks go with it, and are seen anew."""
-        self._follow_image(next(w for w in self._workspaces if w.image is event.source))
-
     def _follow_image(self, workspace: Workspace) -> None:
+        """The image has other voxel sizes or another place: its objects and clicks go with it, and are seen anew."""
         try:
             workspace.follow_image()
         except SamMed3DError as error:
@@ -164,90 +118,22 @@ class Controller:
         if workspace is self.workspace:
             self._answer_anew()
 
-    def _on_layer_removed(self, event: Any) -> None:
-        """Deleted clicks are no longer prompts; without its image or its objects a workspace ends."""
-        workspace = next((w for w in self._workspaces if event.value in w.layers), None)
-        if workspace is None:
-            return
-        if event.value in workspace.points.values():
-            # Later, since the whole layer list may be on its way out.
-            QTimer.singleShot(0, lambda: self._restore_points(workspace))
-        else:
-            # Later, since a script may move it: take it out and put it back.
-            QTimer.singleShot(0, lambda: self._end_without(workspace))
-
-    def _end_without(self, workspace: Workspace) -> None:
-        """After the image or its objects were deleted; without its objects an image gets new ones."""
-        if workspace in self._workspaces and self._ended(workspace):
-            self.close_workspace(workspace)
-            if self.workspace is None and workspace.image in self.viewer.layers:
-                self.use_image(workspace.image)
-
-    def _ended(self, workspace: Workspace) -> bool:
-        return not {workspace.image, workspace.labels} <= set(self.viewer.layers)
-
-    def _on_paint(self, event: Any) -> None:
-        """Somebody painted, in whichever object."""
-        next(w for w in self._workspaces if w.labels is event.source).objects.painted = True
-        QTimer.singleShot(0, self.changed.emit)  # napari tells of it before it is there
-
-    def _on_labels_data(self, event: Any) -> None:
-        """The objects' layer was given another array."""
-        next(w for w in self._workspaces if w.labels is event.source).keep_array()
-        self.changed.emit()
-
-    def _restore_points(self, workspace: Workspace) -> None:
-        """Put empty Points layers in the place of deleted ones."""
-        if workspace not in self._workspaces or self._ended(workspace):
-            return
-        for kind, layer in workspace.points.items():
-            if layer not in self.viewer.layers:
-                workspace.known[kind] = {}
-                workspace.points[kind] = points_layer(workspace.image, kind)
-                self._add_points(workspace.points[kind])
-                self._sync_soon()
-
-    def close_workspace(self, workspace: Workspace) -> None:
-        """Let go of an image: its clicks go, its objects stay in their layer, if there are any."""
-        self._leave(workspace)
-        self._remove_points(workspace)
-        if workspace.labels in self.viewer.layers and not workspace.objects.array.any():
-            self.viewer.layers.remove(workspace.labels)
-
-    def _leave(self, workspace: Workspace) -> None:
-        self._forget(workspace)
-        workspace.release()
+    def _on_closed(self, workspace: Workspace) -> None:
+        """An image that still is there, but without its objects, gets new ones."""
         shown = self.workspace if self.workspace is not workspace else None
         self._thread.forget_all_but(shown.frame.volume if shown else None)
         if self.workspace is workspace:
             self._give_up()
             self.workspace = None
             self._say("Choose an image layer.")
-
-    def _remove_points(self, workspace: Workspace) -> None:
-        for layer in workspace.points.values():
-            if layer in self.viewer.layers:
-                self.viewer.layers.remove(layer)
-
-    def _forget(self, workspace: Workspace) -> None:
-        self._workspaces.remove(workspace)
-        workspace.image.events.data.disconnect(self._on_image_data)
-        for name in PLACE:
-            workspace.image.events[name].disconnect(self._on_image_moved)
-        workspace.labels.events.paint.disconnect(self._on_paint)
-        workspace.labels.events.data.disconnect(self._on_labels_data)
-        for layer in workspace.points.values():
-            layer.events.data.disconnect(self._on_points)
-            for event in (layer.events.mode, layer.events.visible):
-                event.disconnect(self._on_look)
+            if workspace.image in self.viewer.layers:
+                self.use_image(workspace.image)
 
     def close(self) -> None:
         """Let go of the viewer, whose layers stay, and end the model thread."""
-        self.viewer.layers.events.removed.disconnect(self._on_layer_removed)
         self.viewer.layers.selection.events.active.disconnect(self._follow_selection)
-        self.viewer.mouse_drag_callbacks.remove(self._remember_ray)
-        for workspace in tuple(self._workspaces):
-            self._forget(workspace)
+        self._mouse.close()
+        self._workspaces.end()
         self._thread.close()
         self._give_up()
         self.workspace = None
@@ -279,28 +165,6 @@ class Controller:
         layers = self.workspace.points.values() if self.workspace is not None else ()
         return any(layer is active and layer.visible and layer.mode == "add" for layer in layers)
 
-    def _remember_ray(self, _viewer: ViewerModel, event: Any) -> Iterator[None]:
-        """Where the mouse in the 3D view looks along; the point that napari adds or drags there is anywhere on it."""
-        self._ray = ray = Ray.of(event)
-        yield
-        while event.type == "mouse_move":
-            self._ray = ray = Ray.of(event)
-            yield
-        # After what was added or moved is taken up; what a script adds later was not made by the mouse.
-        QTimer.singleShot(0, lambda: QTimer.singleShot(0, lambda: self._forget_ray(ray)))
-
-    def _forget_ray(self, ray: Ray | None) -> None:
-        if self._ray is ray:
-            self._ray = None
-
-    def _on_look(self, _event: Any) -> None:
-        self.changed.emit()
-
-    def _on_points(self, event: Any) -> None:
-        """Take up what changed in a Points layer; a point that is being dragged, when it is let go."""
-        if getattr(event, "action", None) not in (ActionType.ADDING, ActionType.CHANGING, ActionType.REMOVING):
-            self._sync_soon()
-
     def _sync_soon(self) -> None:
         """After napari is done with changing the points; once for a storm."""
         if not self._showing and not self._syncing:
@@ -309,7 +173,7 @@ class Controller:
 
     def _sync(self) -> None:
         self._syncing = False
-        ray, self._ray = self._ray, None
+        ray = self._mouse.take_ray()
         workspace = self.workspace
         if workspace is None:
             return
@@ -431,9 +295,7 @@ class Controller:
     def _on_loading(self, generation: int, done: int, total: int | None) -> None:
         if generation == self._generation and self.busy:
             size = f" of {total / 1e6:.0f}" if total else ""
-            if self._bar is not None:
-                self._bar.total = total or 0
-                self._bar.update(done - self._bar.n)
+            self._activity.tell(done, total)
             self._say(f"Downloading the weights: {done / 1e6:.0f}{size} MB")
 
     # --- objects
@@ -496,10 +358,7 @@ class Controller:
         self._go_on()
 
     def save(self, path: Path) -> None:
-        """Write all objects on the image's own grid, the open one when its mask is done.
-
-        In a thread, for a large mask takes seconds to compress.
-        """
+        """Write all objects on the image's own grid, the open one when its mask is done."""
         workspace = self.workspace
         if workspace is None:
             return
@@ -508,10 +367,12 @@ class Controller:
             self._say(f"{path.name} is saved when the mask is done ...")
             return
         missing = "" if workspace.objects.answered else f" Object {self.current} lacks what its newest clicks say."
-        writer = create_worker(_write, path, workspace.objects.array.copy(), workspace.frame.volume)
-        said = f"Saved {path}.{missing}"
-        writer.returned.connect(lambda errors: self._report(*errors) if errors else self._say(said))
-        writer.start()
+        save_in_background(
+            path,
+            workspace.objects.array.copy(),
+            workspace.frame.volume,
+            lambda error: self._say(f"Saved {path}.{missing}") if error is None else self._report(error),
+        )
 
     # --- what the person sees
 
@@ -524,21 +385,15 @@ class Controller:
         self.changed.emit()
 
     def _set_busy(self, busy: bool) -> None:
-        """Show in napari's activity dock that the model is at work, if it is for long."""
+        """Show that the model is at work; what was to be saved waits until it is not."""
         self.busy = busy
-        if busy and self._bar is None:
-            self._bar_timer.start()
-        elif not busy:
-            self._bar_timer.stop()
-            if self._bar is not None:
-                self._bar.close()
-                self._bar = None
+        if busy:
+            self._activity.begin()
+        else:
+            self._activity.end()
         if not busy and self._save_to is not None:
             path, self._save_to = self._save_to, None
             self.save(path)
-
-    def _show_bar(self) -> None:
-        self._bar = progress(total=0, desc="SAM-Med3D")
 
     def _report(self, error: Exception) -> None:
         """Tell the user what to mend; anything that is not theirs to mend is shown as the defect it is."""
@@ -548,12 +403,3 @@ class Controller:
         else:
             self._say(f"{type(error).__name__}: {error}")
             notification_manager.receive_error(type(error), error, error.__traceback__)
-
-
-def _write(path: Path, labels: npt.NDArray[np.uint16], volume: Volume) -> list[SamMed3DError]:
-    """Write, and hand an error of the user's back: raised in a napari worker it would be shown as a defect."""
-    try:
-        write_mask(path, labels, volume)
-    except SamMed3DError as error:
-        return [error]
-    return []

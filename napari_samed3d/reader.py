@@ -35,10 +35,10 @@ def _may_be_a_volume(path: str) -> bool:
     """By its ending, or a folder that is not of a kind that other readers open."""
     from backend.io import READABLE_SUFFIXES
 
-    # Not by Path, whose questions raise what a folder refuses.
-    if not os.path.isdir(path):  # noqa: PTH112 - as said above
+    if not os.path.isdir(path):  # noqa: PTH112 - Path.is_dir() raises what a folder refuses
         return path.lower().endswith(READABLE_SUFFIXES)
-    return not any(os.path.exists(f"{path}/{name}") for name in (".zgroup", ".zarray", "zarr.json"))  # noqa: PTH110 - likewise
+    others = (f"{path}/{name}" for name in (".zgroup", ".zarray", "zarr.json"))
+    return not any(map(os.path.exists, others))
 
 
 def read_volumes(path: PathOrPaths) -> list[LayerTuple]:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 from napari.layers import Image, Labels, Points
 
 from backend.errors import ErrorCode, SamMed3DError
@@ -21,6 +20,8 @@ if TYPE_CHECKING:
 
     from napari.layers import Layer
 
+    from napari_samed3d.mouse import Ray
+
 # By which attribute of the objects' layer the next widget finds its workspace; copies of the layer have none.
 LEFT = "_samed3d_workspace"
 POSITIVE, NEGATIVE = True, False
@@ -31,24 +32,6 @@ POINT_SIZE_MM, POINT_SHARE = 5.0, 0.04
 PLACE = ("scale", "translate", "rotate", "shear", "affine", "units")
 
 Row = tuple[float, ...]
-
-
-@dataclass(frozen=True)
-class Ray:
-    """The mouse in the 3D view, in the world: where, along which direction, with which axes on the screen."""
-
-    position: npt.NDArray[np.float64]
-    direction: npt.NDArray[np.float64]
-    dims_displayed: list[int]
-
-    @classmethod
-    def of(cls, event: Any) -> Ray | None:
-        """That of a mouse event, for layers of three axes, whatever others the viewer has; None in the 2D view."""
-        others = len(event.position) - 3
-        shown = [dim - others for dim in event.dims_displayed]
-        if len(shown) != 3 or min(shown) < 0:
-            return None
-        return cls(np.asarray(event.position)[others:], np.asarray(event.view_direction)[others:], shown)
 
 
 @dataclass(eq=False)

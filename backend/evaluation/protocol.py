@@ -13,6 +13,7 @@ Two protocols:
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -141,8 +142,8 @@ def _click(
             trial.stay(number, surface=number in with_surface)
             continue
         trial.clicks.append(click)
-        # mypy cannot infer a lambda with a default, which binds this round's click.
-        trial.ask(number, lambda at=click: segmenter.click(*at), surface=number in with_surface)  # type: ignore[misc]
+        answer = partial(segmenter.click, *click)
+        trial.ask(number, answer, surface=number in with_surface)
 
 
 def area_under_curve(values: Sequence[float]) -> float:

@@ -48,9 +48,9 @@ def walked(crop: Floats, voxels: Points, labels: Bools) -> Floats | None:
     return found
 
 
-def averaged(logits: Floats, walk: Floats, share: float) -> Floats:
+def averaged(logits: Floats, found: Floats, share: float) -> Floats:
     """Logits (S, S, S) of a network with a share of a walk's probability (S, S, S) in them."""
     least = 0.5 - LENIENT * share
-    both = ((1 - share) / (1 + np.exp(-logits)) + share * walk).clip(SURE, 1 - SURE)
+    both = ((1 - share) / (1 + np.exp(-logits)) + share * found).clip(SURE, 1 - SURE)
     out: Floats = (np.log(both / (1 - both)) - np.log(least / (1 - least))).astype(np.float32)
     return out

@@ -114,7 +114,7 @@ def test_of_several_points_moved_in_3d_none_is_taken_for_another(window: Window,
     before = workspace.objects.history.prompts
     layer = workspace.points[True]
     with error_shown("one at a time"):
-        window.controller._ray = object()
+        window.controller._mouse._ray = object()
         layer.data = layer.data + 2
         window.settle()
     assert workspace.objects.history.prompts == before

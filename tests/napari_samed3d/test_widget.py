@@ -243,7 +243,7 @@ def test_the_objects_of_a_deleted_image_stay(window: Window, phantom: Phantom) -
 def test_the_widget_may_go_after_qt_took_its_timers(window: Window, phantom: Phantom) -> None:
     """As at the end of a script that fails; what is raised in a slot then aborts Python."""
     window.open(phantom.volume)
-    window.controller._bar_timer.deleteLater()
+    window.controller._activity.timer.deleteLater()
     window.settle()
     window.widget.destroyed.emit()
     window.settle()
