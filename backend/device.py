@@ -1,6 +1,7 @@
 """Where the network runs, and in which precision."""
 
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Literal
 
 import torch
@@ -55,3 +56,16 @@ def is_out_of_memory(error: BaseException) -> bool:
     # MPS, the CUDA driver and cuBLAS have no type of their own for it; the CPU's allocator words it differently.
     message = str(error)
     return isinstance(error, RuntimeError) and ("out of memory" in message or "ALLOC_FAILED" in message)
+
+
+@contextmanager
+def memory_told(device: torch.device, remedy: str) -> Iterator[None]:
+    """Turn a GPU's want of memory into DEVICE_MEMORY, with what to do about it."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        raise SamMed3DError(
+            ErrorCode.DEVICE_MEMORY, f"{device} ran out of memory: {str(error).splitlines()[0]}", remedy
+        ) from error

@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 import nibabel as nib
 import numpy as np
 import numpy.typing as npt
+from scipy.sparse import csr_array
 
 from backend.errors import ErrorCode, SamMed3DError
 from backend.volume import Affine, Volume, VoxelArray
@@ -27,6 +28,8 @@ Floats = npt.NDArray[np.float64]
 Index3 = tuple[int, int, int]
 T = TypeVar("T", bound=np.generic)
 
+# Planes of a volume that are averaged at once.
+SLAB = 32
 # Nearer than this to a tie between two voxels (in voxels) counts as the tie, whatever the rounding of the affine.
 TIE = 1e-6
 
@@ -94,10 +97,15 @@ class Grid:
         return x, y, z
 
 
-def canonical_grid(volume: Volume, spacing_mm: float) -> Grid:
+def canonical_grid(volume: Volume, spacing_mm: float, *, thin: bool = True) -> Grid:
     """Lay a grid of `spacing_mm` over the canonical (closest to RAS+) volume, both with the same centre.
 
     It has floor(size * spacing / spacing_mm) voxels an axis, at least 1 (design of the published inference).
+
+    Args:
+        volume: what it is laid over.
+        spacing_mm: of its voxels.
+        thin: a single slice is one voxel thick (the same design), and not as thick as it says.
     """
     orientation = nib.orientations.io_orientation(volume.affine)
     axes = [int(np.flatnonzero(orientation[:, 0] == axis)[0]) for axis in range(3)]
@@ -105,7 +113,7 @@ def canonical_grid(volume: Volume, spacing_mm: float) -> Grid:
     for axis in axes:
         count, spacing = volume.shape[axis], volume.spacing[axis]
         # float32, as published: a header's 1.1249999 mm must not cost a voxel.
-        size = max(1, int(np.float32(count * spacing / spacing_mm)))
+        size = 1 if thin and count == 1 else max(1, int(np.float32(count * spacing / spacing_mm)))
         step = spacing_mm / spacing * orientation[axis, 1]
         maps.append(AxisMap((count - 1) / 2 - step * (size - 1) / 2, step))
         sizes.append(size)
@@ -204,7 +212,7 @@ def extract_crop(
     """
     shape = (size, size, size) if isinstance(size, int) else size
     crop = np.zeros(shape, dtype=np.float32)
-    inside = [slice(max(0, -s), min(length, n - s)) for s, length, n in zip(start, shape, grid.shape, strict=True)]
+    inside = inside_grid(grid, start, shape)
     if any(part.start >= part.stop for part in inside):
         return crop
     window: list[slice] = [slice(0)] * 3
@@ -215,16 +223,54 @@ def extract_crop(
         first, last = int(at.min()), int(np.ceil(at.max()))
         window[axis] = slice(first, last + 1)
         taps.append(at - first)
+    if average:
+        crop[inside] = _means(volume.array, window, [taps[grid.axes.index(axis)] for axis in range(3)]).transpose(
+            grid.axes
+        )
+        return crop
     values = np.asarray(volume.array[tuple(window)]).transpose(grid.axes)
-    truncate = values.dtype.kind in "iu" and not average
+    truncate = values.dtype.kind in "iu"
     for axis, at in enumerate(taps):
-        mean = interpolate_axis(values, at[0], axis)
-        for row in at[1:]:
-            mean += interpolate_axis(values, row, axis)  # not all at once: of a fine volume there are many, and large
-        mean /= len(at)
-        values = mean
-    crop[tuple(inside)] = np.trunc(values) if truncate else values
+        values = interpolate_axis(values, at[0], axis)
+    crop[inside] = np.trunc(values) if truncate else values
     return crop
+
+
+def inside_grid(grid: Grid, start: Index3, shape: Index3) -> tuple[slice, slice, slice]:
+    """Which part of a box of that shape from `start` lies in a grid."""
+    x, y, z = (slice(max(0, -s), min(length, n - s)) for s, length, n in zip(start, shape, grid.shape, strict=True))
+    return x, y, z
+
+
+def _means(array: VoxelArray, window: list[slice], taps: list[Floats]) -> npt.NDArray[np.float32]:
+    """The means over taps (n, V) along each axis of a window, float32 (V, V, V).
+
+    A window of a fine volume may be as large as the volume: it is read in slabs along its last axis.
+    """
+    sizes = [part.stop - part.start for part in window]
+    means = [_mean_of(at, n) for at, n in zip(taps, sizes, strict=True)]
+    x, y, z = (mean.shape[0] for mean in means)
+    out = np.zeros((z, y * x), dtype=np.float32)
+    for first in range(0, sizes[2], SLAB):
+        last = min(first + SLAB, sizes[2])
+        planes = slice(window[2].start + first, window[2].start + last)
+        slab = np.asarray(array[window[0], window[1], planes], dtype=np.float32)
+        along_x = (means[0] @ slab.reshape(sizes[0], -1)).reshape(x, sizes[1], -1)
+        along_y = means[1] @ along_x.transpose(1, 0, 2).reshape(sizes[1], -1)
+        out += means[2][:, first:last] @ along_y.reshape(y * x, -1).T
+    return out.reshape(z, y, x).transpose(2, 1, 0)
+
+
+def _mean_of(at: Floats, count: int) -> csr_array:
+    """The matrix (V, count) that takes the mean of the values at continuous indices (n, V) along an axis."""
+    low = np.floor(at).astype(np.intp)
+    share = at - low
+    rows = np.broadcast_to(np.arange(at.shape[1]), at.shape)
+    weights = np.concatenate([1 - share, share]).ravel() / len(at)
+    columns = np.concatenate([low, np.ceil(at).astype(np.intp)]).ravel()
+    there = weights > 0  # a neighbour of no weight does not count, even where it is not finite
+    places = np.concatenate([rows, rows]).ravel()[there], columns[there]
+    return csr_array((weights[there].astype(np.float32), places), shape=(at.shape[1], count))
 
 
 def _taps(axis_map: AxisMap, voxels: npt.NDArray[np.intp], average: bool) -> Floats:

@@ -58,6 +58,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="MASK",
         help="a mask on the image's grid to start from, before box and clicks",
     )
+    add("--label", type=int, metavar="N", help="which label of an initial mask of several is the object")
     add("-o", "--output", type=Path, required=True, metavar="MASK", help="the mask's file, on the image's own grid")
     add_model_options(out)
     add("--frame", type=int, help="which frame of a 4-D image, from 0")
@@ -73,6 +74,7 @@ def run(options: argparse.Namespace) -> None:
     """Read, segment, write."""
     check_output(options)
     volume = read_volume(options.image, options.frame)
+    check_writable(options.output, volume)
     prompts = collect_prompts(options, volume)
     session = Session(Predictor(load_with_bar(options), volume), extend=not options.no_extend)
     with progress_bar(desc="segmenting", unit=" windows") as progress:
@@ -99,7 +101,7 @@ def collect_prompts(options: argparse.Namespace, volume: Volume) -> list[Prompt]
     """An initial mask first, then a box, then the clicks in their order."""
     prompts: list[Prompt] = []
     if options.initial_mask is not None:
-        prompts.append(read_initial_mask(options.initial_mask, volume))
+        prompts.append(read_initial_mask(options.initial_mask, volume, options.label))
     if options.box is not None:
         prompts.append(Box(point(options.box[:3]), point(options.box[3:])))
     for option, values in options.clicks or []:
@@ -117,8 +119,8 @@ def collect_prompts(options: argparse.Namespace, volume: Volume) -> list[Prompt]
     return prompts
 
 
-def read_initial_mask(path: Path, volume: Volume) -> InitialMask:
-    """The mask of a file, refused where it is not on the volume's grid, or no mask."""
+def read_initial_mask(path: Path, volume: Volume, label: int | None) -> InitialMask:
+    """The mask of a file, or one label of it; refused where it is not on the volume's grid, or not of one object."""
     mask = read_volume(path)
     if not same_grid(volume, mask):
         raise SamMed3DError(
@@ -134,7 +136,16 @@ def read_initial_mask(path: Path, volume: Volume) -> InitialMask:
             "not whole numbers from 0.",
             "Give a mask; of probabilities, those above a threshold.",
         )
-    return InitialMask(voxels != 0)
+    labels = [int(value) for value in np.unique(voxels) if value]
+    if (label is None and len(labels) > 1) or label not in (None, *labels):
+        asked = "" if label is None else f", and not {label}"
+        listed = ", ".join(map(str, labels[:20])) + ", ..." * (len(labels) > 20)
+        raise SamMed3DError(
+            ErrorCode.PROMPT_INVALID,
+            f"The initial mask {path} holds the labels {listed or 'of no object'}{asked}.",
+            "Choose one of them with --label.",
+        )
+    return InitialMask(voxels != 0 if label is None else voxels == label)
 
 
 def voxel_of_mm(volume: Volume, values: Sequence[float]) -> Point:

@@ -1,5 +1,7 @@
 """The random walker (Grady 2006): a cell belongs where a random walk from it, slowed down by edges, ends."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
@@ -21,11 +23,26 @@ def standardised(cells: Floats) -> Floats:
     return (cells - cells.mean()) / spread if spread > 0 else np.zeros_like(cells)
 
 
-def seed_ball(seeds: Seeds, centre: npt.ArrayLike, radius: float, spacing: npt.ArrayLike, kind: int) -> None:
-    """Let the walk end in all cells nearer to a cell than `radius`, which is in the unit of `spacing`."""
+def seed_clicks(
+    seeds: Seeds, cells: npt.ArrayLike, positive: Sequence[bool], radius: float, spacing: npt.ArrayLike
+) -> None:
+    """Let the walk end within `radius` of clicks, as the nearest of them says; of equally near ones the last.
+
+    Args:
+        seeds: (X, Y, Z), changed in place.
+        cells: of the clicks (N, 3).
+        positive: (N) of these.
+        radius: in the unit of `spacing`.
+        spacing: between cells.
+    """
     places = np.ogrid[tuple(slice(n) for n in seeds.shape)]
-    squares = (((p - c) * s) ** 2 for p, c, s in zip(places, np.asarray(centre), np.asarray(spacing), strict=True))
-    seeds[sum(squares) <= radius**2] = kind
+    nearest = np.full(seeds.shape, radius**2)
+    for cell, kind in zip(np.asarray(cells, dtype=np.float64), positive, strict=True):
+        apart = (((p - c) * s) ** 2 for p, c, s in zip(places, cell, np.asarray(spacing), strict=True))
+        squares = np.broadcast_to(sum(apart), seeds.shape)
+        nearer = squares <= nearest
+        seeds[nearer] = OBJECT if kind else BACKGROUND
+        nearest[nearer] = squares[nearer]
 
 
 def walk(image: Floats, seeds: Seeds, spacing: npt.ArrayLike) -> Floats:

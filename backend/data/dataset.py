@@ -62,7 +62,7 @@ class IndexDataset:
                 "Look at its report.md. Masks that are held out for validation are not trained on, and data.stage "
                 'chooses among data sets: "all" takes every one.',
             )
-        if jitter >= image_size // 2:
+        if crop == "jitter" and jitter >= image_size // 2:
             raise SamMed3DError(
                 ErrorCode.CONFIG_INVALID,
                 f"data.jitter is {jitter} voxels, which moves objects out of a crop of {image_size}.",

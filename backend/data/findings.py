@@ -46,6 +46,12 @@ class Findings:
 
     def fail(self, case: SourceCase, error: Exception) -> None:
         """Record a case that could not be prepared; trouble that is not the case's own is raised again."""
+        if isinstance(error, MemoryError):
+            error = SamMed3DError(
+                ErrorCode.VOLUME_TOO_LARGE,
+                f"There was not enough memory to prepare {case.image} with {case.label}.",
+                "Free memory or use fewer workers, and run the same command again.",
+            )
         if not isinstance(error, SamMed3DError):  # one odd file among thousands must not end the run
             error = SamMed3DError(
                 ErrorCode.DATA_SOURCE,

@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
@@ -15,6 +16,9 @@ from backend.extras import extra
 
 J = TypeVar("J")
 R = TypeVar("R")
+
+# Windows waits for no more at once, so that Python refuses a larger pool there.
+_MOST_ON_WINDOWS = 61
 
 
 class WorkerDiedError(Exception):
@@ -48,7 +52,7 @@ def _in_pool(work: Callable[[J], R], waiting: deque[J], workers: int) -> Generat
     # Spawned, not forked: a fork of a process with threads (of NumPy, Dask or Qt) may hang.
     context = multiprocessing.get_context("spawn")
     running: dict[Future[R], J] = {}
-    with ProcessPoolExecutor(workers, context, _begin_worker) as pool:
+    with ProcessPoolExecutor(pool_size(workers), context, _begin_worker) as pool:
         try:
             while waiting or running:
                 while waiting and len(running) < 2 * workers:  # one in work and one at hand for each
@@ -62,6 +66,11 @@ def _in_pool(work: Callable[[J], R], waiting: deque[J], workers: int) -> Generat
         finally:
             pool.shutdown(cancel_futures=True)  # and wait: who goes on must not find jobs still writing
     return []
+
+
+def pool_size(workers: int) -> int:
+    """So many processes, or as many as this system's pools may have."""
+    return min(workers, _MOST_ON_WINDOWS) if sys.platform == "win32" else workers
 
 
 def _begin_worker() -> None:

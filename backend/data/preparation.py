@@ -67,13 +67,19 @@ def _same_image(cases: tuple[SourceCase, ...]) -> list[list[SourceCase]]:
 
 
 def _prepare_image(cases: list[SourceCase], place: Place, config: PreparationConfig, findings: Findings) -> None:
-    """Prepare all the cases of one image."""
+    """Prepare all the cases of one image, or set aside those that cannot be."""
+    entries, decisions, failures = len(findings.entries), len(findings.decisions), len(findings.failures)
     try:
-        image = read_volume(cases[0].image, cases[0].frame)
+        _prepare_sound(cases, place, config, findings)
     except Exception as error:  # one bad case must not end thousands; it is reported
+        del findings.entries[entries:], findings.decisions[decisions:], findings.failures[failures:]
         for case in cases:
             findings.fail(case, error)
-        return
+
+
+def _prepare_sound(cases: list[SourceCase], place: Place, config: PreparationConfig, findings: Findings) -> None:
+    """The cases of an image, those without labels that can be read set aside."""
+    image = read_volume(cases[0].image, cases[0].frame)
     targets: list[CaseTarget] = []
     covered: Mask = np.zeros(canonical_volume(image).shape, dtype=np.bool_)
     for case in cases:

@@ -15,6 +15,7 @@ from backend.extras import extra
 from backend.geometry import Index3
 from backend.io.atomic import replacing
 from backend.io.boundary import writing
+from backend.io.faults import refused
 
 SUFFIX = ".b2nd"
 # Voxels along each axis of what is read at once: a window of 128^3 touches 8 to 27 chunks.
@@ -28,13 +29,14 @@ class StoredArray:
     compressed chunk is kept in the file's metadata, beside a copy of the header's fields.
 
     Raises:
-        SamMed3DError: DATA_CORRUPT, naming the file; also from reading a window.
+        SamMed3DError: DATA_CORRUPT or FILE_READ, naming the file; also from reading a window.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         blosc2 = extra("blosc2")
         with _checked(path):
+            path.open("rb").close()  # Blosc2 takes one that may not be read for missing
             self._array: Any = blosc2.open(str(path), mode="r", dparams={"nthreads": 1})
             checks = self._array.schunk.vlmeta["checks"]
             self._checksums = checks["chunks"]
@@ -112,11 +114,15 @@ def _layout(array: Any) -> list[Any]:
 
 @contextmanager
 def _checked(path: Path) -> Iterator[None]:
-    """Turn any failure of the enclosed reading into DATA_CORRUPT."""
+    """Turn any failure of the enclosed reading into DATA_CORRUPT, or FILE_READ where the file may be whole."""
     try:
         yield
     except Exception as error:  # Blosc2 raises anything at all on a damaged file, SyntaxError included
         told = " ".join(str(error).split())[-200:].rstrip(". ")
+        if refused(error):
+            raise SamMed3DError(
+                ErrorCode.FILE_READ, f"{path} could not be read: {told}.", "Check its permissions and the drive."
+            ) from error
         raise SamMed3DError(
             ErrorCode.DATA_CORRUPT,
             f"{path} is missing or damaged: {type(error).__name__}: {told}.",

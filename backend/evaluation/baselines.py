@@ -9,7 +9,7 @@ from skimage.measure import block_reduce
 
 from backend.evaluation.metrics import Bools
 from backend.geometry import interpolate_axis
-from backend.random_walk import BACKGROUND, OBJECT, Floats, Seeds, seed_ball, standardised, walk
+from backend.random_walk import BACKGROUND, Floats, Seeds, seed_clicks, standardised, walk
 from backend.volume import Volume
 
 # How far around the box of all clicks the walk goes (mm).
@@ -114,15 +114,14 @@ def _factors(cell_mm: float, spacing: Floats) -> npt.NDArray[np.int_]:
 
 
 def place_seeds(window: Window, clicks: list[tuple[Floats, bool]]) -> Seeds:
-    """OBJECT and BACKGROUND in cells where the walk ends, 0 elsewhere; a later click replaces an earlier one."""
+    """OBJECT and BACKGROUND in cells where the walk ends, 0 elsewhere."""
     seeds = np.zeros(window.shape, dtype=np.int32)
     extents = [n * s for n, s in zip(window.shape, window.spacing, strict=True)]
     for axis, side in product(range(3), range(2)):
         if axis != int(np.argmin(extents)) or window.cut[axis][side]:
             seeds[(slice(None),) * axis + (-side,)] = BACKGROUND
-    for point, positive in clicks:
-        kind = OBJECT if positive else BACKGROUND
-        seed_ball(seeds, window.cell(point), SEED_RADIUS_MM, window.spacing, kind)
+    cells, positive = [window.cell(point) for point, _ in clicks], [positive for _, positive in clicks]
+    seed_clicks(seeds, cells, positive, SEED_RADIUS_MM, window.spacing)
     return seeds
 
 

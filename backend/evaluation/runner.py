@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 
+from backend.data.parallel import pool_size
 from backend.errors import SamMed3DWarning, told
 from backend.evaluation.gallery import Gallery
 from backend.evaluation.metrics import Bools
@@ -92,7 +93,7 @@ def _by_itself(case: Case, stamp: str, settings: Settings, jobs: int) -> CaseRes
 def _pool(workers: int, jobs: int) -> ProcessPoolExecutor:
     threads = max(1, (os.cpu_count() or 1) // jobs)
     # spawn: a fork of a process whose torch has threads, or CUDA, may hang
-    return ProcessPoolExecutor(workers, get_context("spawn"), torch.set_num_threads, (threads,))
+    return ProcessPoolExecutor(pool_size(workers), get_context("spawn"), torch.set_num_threads, (threads,))
 
 
 def _work(case: Case, stamp: str, settings: Settings) -> CaseResult:

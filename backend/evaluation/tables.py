@@ -127,9 +127,10 @@ def timings(rows: Sequence[Row]) -> list[Timing]:
         if not ends:
             continue
         following = [row.seconds_next for row in ends if row.seconds_next is not None]
+        repeats = len({row.repeat for row in ends})
         volumes: dict[str, float] = defaultdict(float)
         for row in ends:
-            volumes[row.case] += row.seconds_total / len({r.repeat for r in ends})
+            volumes[row.case] += row.seconds_total / repeats
         out.append(
             Timing(
                 model,

@@ -149,8 +149,8 @@ class Canvas:
             total[box] += weight * window.logits
             weights[box] += weight
         covered = weights > 0
-        background = min(-1.0, float(total.min()))
-        merged = np.divide(total, weights, out=np.full(shape, background, dtype=np.float32), where=covered)
+        merged = np.divide(total, weights, out=np.full(shape, -1, dtype=np.float32), where=covered)
+        merged[~covered] = min(-1.0, float(merged.min()))
         x, y, z = corner.tolist()
         return merged, (x, y, z), covered
 

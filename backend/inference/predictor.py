@@ -5,7 +5,7 @@ from collections import OrderedDict
 import numpy as np
 import numpy.typing as npt
 
-from backend.geometry import Grid, Index3, canonical_grid, extract_crop
+from backend.geometry import Grid, Index3, canonical_grid, extract_crop, inside_grid
 from backend.inference.canvas import Canvas, Floats, MaskPatch
 from backend.inference.engine import Engine
 from backend.inference.preprocess import normalise
@@ -40,7 +40,9 @@ class Predictor:
     def grid_at(self, level: int) -> Grid:
         """The grid of a level; see `spacing_of`."""
         if level not in self._grids:
-            self._grids[level] = canonical_grid(self.volume, spacing_of(level))
+            # Where a slice is as thick as it says, compact has 0.62 after three clicks into single ones, else 0.50.
+            thin = not self.engine.model.any_spacing
+            self._grids[level] = canonical_grid(self.volume, spacing_of(level), thin=thin)
         return self._grids[level]
 
     @property
@@ -56,6 +58,10 @@ class Predictor:
         """The crop (size, size, size) whose first voxel is the `start` of a level's grid."""
         average = self.engine.model.any_spacing
         return extract_crop(self.volume, self.grid_at(level), start, self.size, average=average)
+
+    def inside(self, start: Index3, level: int = 0) -> tuple[slice, slice, slice]:
+        """Which part of that crop lies in the volume."""
+        return inside_grid(self.grid_at(level), start, (self.size,) * 3)
 
     def crop(self, start: Index3, level: int = 0) -> Floats:
         """That crop, normalised."""

@@ -150,7 +150,10 @@ class ZoomingSolver(Solver):
         sides = np.ptp(points, axis=0) * self.predictor.volume.spacing
         first = self._first_mm()
         around = self._views.around(_middle(points), max(first, float(sides.max()) + first / 2))
-        found = walked(self.predictor.read(around.start, around.level), self._views.voxels(around, points), labels)
+        where = around.start, around.level
+        found = walked(
+            self.predictor.read(*where), self.predictor.inside(*where), self._views.voxels(around, points), labels
+        )
         if found is None:
             return answer
         logits = answer.windows[0].logits

@@ -105,20 +105,21 @@ def write_mask(path: str | os.PathLike[str], mask: npt.ArrayLike, volume: Volume
             be written: then a file that was there before is unchanged.
     """
     path = Path(path)
-    name = check_writable(path)
+    name = check_writable(path, volume)
     labels = label_array(mask, volume)
     with writing(path), replacing(path) as temporary:
         _module(name, path).write(temporary, labels, volume)
 
 
-def check_writable(path: Path) -> str:
-    """Refuse a name or a folder that no mask can be written to, before the work of making one.
+def check_writable(path: Path, volume: Volume | None = None) -> str:
+    """Refuse a name or a folder that no mask (of a volume) can be written to, before the work of making one.
 
     Returns:
         the module of this package that writes the format.
 
     Raises:
-        SamMed3DError: the name ends in no format for masks, or its folder is not there.
+        SamMed3DError: the name ends in no format for masks, its folder is not there, or the format cannot hold the
+            volume's grid.
     """
     name = _by_suffix(path, _WRITERS)
     if name is None:
@@ -131,6 +132,8 @@ def check_writable(path: Path) -> str:
         raise SamMed3DError(
             ErrorCode.FILE_WRITE, f"There is no folder {path.absolute().parent}.", "Make it, or choose another one."
         )
+    if volume is not None and name == "itk":  # the others hold every grid, or the voxel size alone
+        _module(name, path).check_grid(path, volume)
     return name
 
 

@@ -1,8 +1,20 @@
 """The errors that every format shares, each naming the file and the number that is wrong."""
 
+import errno
 from pathlib import Path
 
 from backend.errors import ErrorCode, SamMed3DError
+
+# What a system says of a file that is not there, or of offsets that a damaged one makes it seek.
+_OF_THE_FILE = {None, errno.ENOENT, errno.EINVAL}
+
+
+def refused(error: Exception) -> bool:
+    """Whether the system refused to read: for want of permission or handles, or as the drive fails, say.
+
+    The file may be whole then.
+    """
+    return isinstance(error, OSError) and error.errno not in _OF_THE_FILE
 
 
 def foreign(path: Path, kind: str) -> SamMed3DError:

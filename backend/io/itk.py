@@ -59,10 +59,9 @@ def read(path: Path, frame: int | None) -> Volume:
     return Volume(array, affine, Source(path, "nrrd" if is_nrrd else "metaimage"))
 
 
-def write(path: Path, mask: npt.NDArray[Any], volume: Volume) -> None:
-    """Write labels (x, y, z) as a compressed .nrrd or .mha file on the volume's grid, unless that is sheared."""
-    matrix = _LPS_FROM_RAS @ volume.affine[:3]
-    direction = matrix[:, :3] / volume.spacing
+def check_grid(path: Path, volume: Volume) -> None:
+    """Refuse a volume whose grid is sheared."""
+    _, direction = _placed(volume)
     if np.abs(direction.T @ direction - np.eye(3)).max() > _MAX_SHEAR:
         raise SamMed3DError(
             ErrorCode.VOLUME_GEOMETRY,
@@ -70,12 +69,23 @@ def write(path: Path, mask: npt.NDArray[Any], volume: Volume) -> None:
             f"affine {volume.affine.tolist()}.",
             "Save the mask as .nii.gz instead.",
         )
+
+
+def write(path: Path, mask: npt.NDArray[Any], volume: Volume) -> None:
+    """Write labels (x, y, z) as a compressed .nrrd or .mha file on the volume's grid, see `check_grid`."""
+    origin, direction = _placed(volume)
     image = sitk.GetImageFromArray(mask.transpose(2, 1, 0))
     image.SetSpacing(volume.spacing)
-    image.SetOrigin(matrix[:, 3].tolist())
+    image.SetOrigin(origin.tolist())
     image.SetDirection(direction.ravel().tolist())
     sitk.WriteImage(image, str(path), useCompression=True)
     _verify(path)
+
+
+def _placed(volume: Volume) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Origin (3,) and axes (3, 3), as columns of length 1, in the format's world."""
+    matrix = _LPS_FROM_RAS @ volume.affine[:3]
+    return matrix[:, 3], matrix[:, :3] / volume.spacing
 
 
 def _verify(path: Path) -> None:
@@ -158,7 +168,7 @@ def _meta_payload(path: Path) -> _Payload:
     _warn_of_unknown_spacing(path, fields, ("elementspacing", "elementsize"))
     big_endian = _is_true(fields.get("binarydatabyteordermsb", fields.get("elementbyteordermsb", "")))
     compressed = _is_true(fields.get("compresseddata", ""))
-    detached = None if fields["elementdatafile"] == "LOCAL" else fields["elementdatafile"]
+    detached = None if fields["elementdatafile"].upper() == "LOCAL" else fields["elementdatafile"]
     unit = MM_PER_UNIT.get(fields.get("distanceunits", "").lower(), 1.0)  # most files have none, or "?"
     return replace(_located(path, detached, offset, compressed, big_endian), mm_per_unit=unit)
 

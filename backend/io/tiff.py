@@ -26,6 +26,7 @@ _DEFLATE = (8, 32946)  # values of the tag Compression: Adobe's and the older on
 _UNCOMPRESSED = 1
 _DESCRIPTION = 270  # the tag ImageDescription
 _BUILT_IN = (_UNCOMPRESSED, *_DEFLATE, 32773)  # decoded by tifffile alone; the last is PackBits
+_BUILT_IN_PREDICTORS = (1, 2)  # none, and differences of neighbours
 _MM_PER_RESOLUTION_UNIT = {2: 25.4, 3: 10.0}  # inch and centimetre; 1 means no unit
 
 _Spacing = tuple[float | None, float | None, float | None]  # mm along (x, y, z); None where the file does not say
@@ -151,7 +152,7 @@ def _check_segments(series: Any, path: Path) -> None:
     if series.dataoffset is not None:  # one uncompressed block
         check_present(path, series.dataoffset + series.nbytes, path.stat().st_size)
         return
-    _check_codec(series.keyframe.compression, path)
+    _check_codec(series.keyframe, path)
     for page in series.pages:
         if page is None:
             raise corrupt(path, "one of its planes is missing")
@@ -161,9 +162,11 @@ def _check_segments(series: Any, path: Path) -> None:
         _check_content(page, path)
 
 
-def _check_codec(compression: int, path: Path) -> None:
-    if compression not in _BUILT_IN and importlib.util.find_spec("imagecodecs") is None:
-        name = getattr(compression, "name", compression)
+def _check_codec(keyframe: Any, path: Path) -> None:
+    steps = ((keyframe.compression, _BUILT_IN), (keyframe.predictor, _BUILT_IN_PREDICTORS))
+    others = [step for step, built_in in steps if step not in built_in]
+    if others and importlib.util.find_spec("imagecodecs") is None:
+        name = getattr(others[0], "name", others[0])
         raise SamMed3DError(
             ErrorCode.DEPENDENCY_MISSING,
             f"{path} is compressed by {name}, which needs the package imagecodecs.",

@@ -5,14 +5,17 @@ import tomllib
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
 from backend.errors import ErrorCode, SamMed3DError
+from backend.models.zoo import expanded
 
 Part = Literal["image_encoder", "prompt_encoder", "mask_decoder"]
+# With ~ as the home folder: of `run.out=~/runs` a shell leaves it as it is.
+UserPath = Annotated[Path, AfterValidator(expanded)]
 
 
 class Section(BaseModel):
@@ -39,7 +42,7 @@ class ModelSection(Section):
     name: Literal["vit_b_ori", "small", "compact"] = "vit_b_ori"
     sizes: dict[str, int | float | bool | list[int]] = {}
     start: Literal["scratch", "weights", "inflated", "adapters"] = "scratch"
-    weights: Path | None = None
+    weights: UserPath | None = None
     freeze: tuple[Part, ...] = ()
 
     @model_validator(mode="after")
@@ -68,16 +71,16 @@ class DataSection(Section):
         start_epochs: of a synthetic source, how many epochs have smaller crops, of which there are more in the same
             time; only networks that take any size of crop can do with them.
         start_size: voxels an axis of those crops.
-        samples_per_epoch: of a synthetic source, or a random part of an index; None for the whole index.
+        samples_per_epoch: of a synthetic source, or a random part of an index; "none" for the whole index.
         validation_samples: how many held-out masks a validation looks at.
         workers: processes that load samples, for each rank; 0 lets the rank load them itself, and make synthetic
             volumes on its CUDA device, if it has one.
     """
 
     source: Literal["index", "synthetic"] = "index"
-    path: Path | None = None
+    path: UserPath | None = None
     stage: Literal["pretrain", "finetune", "all"] = "all"
-    labels: tuple[Path, ...] = ()
+    labels: tuple[UserPath, ...] = ()
     crop: Literal["jitter", "resize"] = "jitter"
     jitter: int = Field(default=16, ge=0)
     flips: bool = True
@@ -95,13 +98,16 @@ class DataSection(Section):
             raise ValueError(f'source = "{self.source}" {needs} data.path, a folder that backend.prepare wrote')
         if self.source == "synthetic" and self.samples_per_epoch is None:
             raise ValueError('source = "synthetic" is endless: it needs samples_per_epoch')
-        if self.source == "index" and self.labels:
-            raise ValueError('labels are for source = "synthetic"')
+        for name in self._of_the_other_source():
+            raise ValueError(f'{name} is not for source = "{self.source}"')
         if self.variants and (self.start_epochs or (self.source == "index" and self.samples_per_epoch)):
             raise ValueError("variants repeat the first epochs, so start_epochs or a part of an index would never end")
-        if self.source == "index" and self.start_epochs:
-            raise ValueError('start_epochs are for source = "synthetic"')
         return self
+
+    def _of_the_other_source(self) -> list[str]:
+        """Keys that would have no effect."""
+        names = ("labels", "start_epochs") if self.source == "index" else ("stage", "crop", "jitter", "flips")
+        return [name for name in names if getattr(self, name) != type(self).model_fields[name].default]
 
 
 class ClickSection(Section):
@@ -135,12 +141,12 @@ class OptimizerSection(Section):
         prompt_decoder_scale: the prompt encoder's and the mask decoder's learning rate as a share of `lr`.
         weight_decay: of everything but norms, biases and embeddings.
         betas: decay of AdamW's running means.
-        clip_norm: largest norm of the gradient; None for no limit.
+        clip_norm: largest norm of the gradient; "none" for no limit.
         cycle: epochs of one cycle of the learning rate; at its end it starts anew.
         milestones: epochs of a cycle at which it is multiplied by `factor`.
         factor: see `milestones`.
         warmup_steps: optimizer steps over which it first rises from 0.
-        ema_decay: of the exponential mean of the weights, which is validated and exported; None for none.
+        ema_decay: of the exponential mean of the weights, which is validated and exported; "none" for none.
     """
 
     lr: float = Field(default=8e-4, gt=0)
@@ -211,7 +217,7 @@ class RunSection(Section):
         threads: CPU threads of each rank; 0 for torch's own choice.
     """
 
-    out: Path = Path("runs/run")
+    out: UserPath = Path("runs/run")
     seed: int = Field(default=0, ge=0)
     epochs: int = Field(default=800, gt=0)
     validate_every: int = Field(default=1, ge=0)
@@ -252,7 +258,8 @@ def read_toml_config(kind: type[SectionType], path: Path, overrides: Sequence[st
     Args:
         kind: the configuration's model.
         path: TOML, or JSON as a run saves it; a bare name that is no file here is one of the shipped files.
-        overrides: the key's path and a value as in TOML; what is no TOML value is text.
+        overrides: the key's path and a value as in TOML; what is no TOML value is text. "none" is None, here and in
+            the file, since TOML has no word for it.
 
     Raises:
         SamMed3DError: CONFIG_INVALID, naming each key and its value; FILE_MISSING; FILE_READ.
@@ -262,7 +269,7 @@ def read_toml_config(kind: type[SectionType], path: Path, overrides: Sequence[st
         _override(values, word)
     try:
         # Strict, so that neither true nor "5" is a number; by way of JSON, where a list may still be a tuple.
-        return kind.model_validate_json(json.dumps(values, default=str), strict=True)
+        return kind.model_validate_json(json.dumps(_with_none(values), default=str), strict=True)
     except ValidationError as error:
         faults = "; ".join(_told(fault) for fault in error.errors())
         raise SamMed3DError(
@@ -323,6 +330,12 @@ def _value(text: str) -> Any:
     except tomllib.TOMLDecodeError:
         return text
     return parsed["value"] if len(parsed) == 1 else text
+
+
+def _with_none(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _with_none(inner) for key, inner in value.items()}
+    return None if value == "none" else value
 
 
 def _told(fault: ErrorDetails) -> str:

@@ -2,12 +2,14 @@
 
 import hashlib
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
 from backend.data.index import INDEX_NAME
+from backend.data.synthetic.label_maps import label_files
 from backend.errors import ErrorCode, SamMed3DError
 from backend.io.atomic import leftovers, replacing
 from backend.io.boundary import writing
@@ -20,7 +22,7 @@ EMBEDDINGS_NAME = "embeddings"
 
 # What may change when a run is resumed: where and how fast it computes and how often it saves, not what it learns.
 _FREE_SECTIONS = ("run", "numerics")
-_FREE_KEYS = ("batch.micro_batch", "data.workers")
+_FREE_KEYS = ("batch.micro_batch", "data.workers", "data.path")  # what lies at the path is bound: see `fingerprint`
 _BOUND_KEYS = ("run.seed",)
 
 
@@ -71,12 +73,17 @@ def claim_folder(config: TrainConfig) -> None:
 def fingerprint(config: TrainConfig) -> str:
     """A digest of all that may not change when a run is resumed; keys that a later version adds do not change it.
 
-    Of prepared data too: with one case more, the samples of an epoch are others, and so are their places.
+    Of the data too: with one case or one label map more, the samples of an epoch are others, and so are their places.
     """
     digest = hashlib.sha256(json.dumps(_bound(config, exclude_defaults=True), sort_keys=True).encode())
+    # What is not there is told of by what reads it.
     index = config.data.path / INDEX_NAME if config.data.path is not None else None
-    if index is not None and index.is_file():  # else what reads it tells
+    if index is not None and index.is_file():
         digest.update(index.read_bytes())
+    for path in config.data.labels:
+        with suppress(SamMed3DError):
+            files = [(str(file.relative_to(path)), file.stat().st_size) for file in label_files(path)]
+            digest.update(json.dumps(files).encode())
     return digest.hexdigest()
 
 

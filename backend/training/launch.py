@@ -24,7 +24,7 @@ import torch.distributed as dist
 from torch.distributed import Store, TCPStore  # type: ignore[attr-defined]  # torch does not say that it exports them
 
 from backend.cli import plain_warnings
-from backend.device import choose_device, is_out_of_memory
+from backend.device import choose_device, memory_told
 from backend.errors import ErrorCode, SamMed3DError, SamMed3DWarning
 from backend.training.config import NumericsSection, TrainConfig
 from backend.training.loop import train
@@ -33,6 +33,7 @@ from backend.training.stop import Stop
 from backend.training.world import World
 
 _GRACE_S = 5.0  # for the other ranks to end by themselves, with a message that may tell more
+_REPORT_CHARACTERS = 10_000  # a pipe that nobody reads yet holds 64 KiB, and more would wait for a reader
 _HOST = "127.0.0.1"
 _INTERRUPTED = 128 + signal.SIGINT  # as shells say it
 _ASKED_TO_END = {-signal.SIGTERM, -signal.SIGINT, _INTERRUPTED}
@@ -91,16 +92,9 @@ def _device(numerics: NumericsSection, local_rank: int) -> torch.device:
 def _train_here(config: TrainConfig, world: World, stop: Stop) -> None:
     """One rank's whole life in this process."""
     _set_numerics(config, world)
-    try:
+    remedy = "Lower batch.micro_batch, or set numerics.checkpointing=true; the same command goes on."
+    with memory_told(world.device, remedy):
         train(config, world, stop)
-    except RuntimeError as error:
-        if not is_out_of_memory(error):
-            raise
-        raise SamMed3DError(
-            ErrorCode.DEVICE_MEMORY,
-            f"{world.device} ran out of memory: {str(error).splitlines()[0]}",
-            "Lower batch.micro_batch, or set numerics.checkpointing=true; the same command goes on.",
-        ) from error
 
 
 def _set_numerics(config: TrainConfig, world: World) -> None:
@@ -196,7 +190,7 @@ def _child(config: TrainConfig, rank: int, ranks: int, port: int, writer: "Conne
     except KeyboardInterrupt:  # before it listened
         sys.exit(_INTERRUPTED)
     except BaseException as error:  # whatever ends a rank, the launcher must hear of it
-        told = error if isinstance(error, SamMed3DError) else traceback.format_exc()
+        told = error if isinstance(error, SamMed3DError) else traceback.format_exc()[-_REPORT_CHARACTERS:]
         writer.send(_Report(rank, time.time(), told))
         sys.exit(1)
 

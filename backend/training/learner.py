@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from backend.data.sample import Sample
-from backend.device import autocast
+from backend.device import Precision, autocast
 from backend.training.config import TrainConfig
 from backend.training.ema import build_ema
 from backend.training.embedding_cache import EmbeddingCache
@@ -64,7 +64,7 @@ class Learner:
             for part in self.model.children():
                 part.compile()  # in place, so that the names of the weights stay
         episode = Episode(self.model, config.clicks, config.numerics.checkpointing).train()
-        self._cache = _build_cache(episode, config)
+        self._cache = _build_cache(episode, config, self.precision)
         self._episode: nn.Module = episode
         if world.size > 1:
             ids = [world.device] if world.device.type == "cuda" else None
@@ -152,10 +152,11 @@ class Learner:
         self._scaler.update()
 
 
-def _build_cache(episode: Episode, config: TrainConfig) -> EmbeddingCache | None:
+def _build_cache(episode: Episode, config: TrainConfig, precision: Precision) -> EmbeddingCache | None:
     """A cache where embeddings come again; on the disk too, so that a resumed run takes the same ones to the bit."""
     if not config.data.variants or not is_frozen(cast(TrainedModel, episode.model).image_encoder):
         return None
-    # Of this configuration alone: the same encoder may have seen other data, or other crops of it.
-    folder = config.run.out / EMBEDDINGS_NAME / fingerprint(config)
+    # Of this configuration alone: the same encoder may have seen other data, or other crops of it. And of this
+    # precision: one of float16 may have overflowed, which going on with float32 is to mend.
+    folder = config.run.out / EMBEDDINGS_NAME / f"{fingerprint(config)}-{precision}"
     return EmbeddingCache(episode, config.data.variants, folder=folder)

@@ -201,7 +201,7 @@ class Run:
             values = {str(clicks): value for clicks, value in dice.items()}
             seconds = time.perf_counter() - start
             self._tell("validation", epoch=counters.epoch, dice=values, score=score(dice), best=best, seconds=seconds)
-            self._plot()
+            self._plot()  # now and then, for whoever looks at a long run
         self._save()
 
     def _plot(self) -> None:
@@ -246,8 +246,8 @@ class Run:
         if state["config"] != self._fingerprint:
             raise SamMed3DError(
                 ErrorCode.RUN_STATE,
-                f"The checkpoints in {self._config.run.out} are of another configuration, or of data that was prepared "
-                "anew since.",
+                f"The checkpoints in {self._config.run.out} are of another configuration, or of other data: prepared "
+                "anew since, or with other label maps.",
                 "Choose another run.out, or train with what they were saved with.",
             )
 
@@ -274,6 +274,7 @@ class Run:
             text = f"complete after {done}; the weights are in {out / 'weights.safetensors'}"
         self._tell("note", text=text)
         if self._world.first:
+            self._plot()
             print(f"{out}: {text}")
 
     def _tell(self, kind: str, **values: Any) -> None:

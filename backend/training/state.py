@@ -20,6 +20,7 @@ from torch import Tensor
 from backend.errors import ErrorCode, SamMed3DError, SamMed3DWarning
 from backend.io.atomic import replacing
 from backend.io.boundary import writing
+from backend.io.faults import refused
 
 State = dict[str, Any]
 _BEST = "best.pth"
@@ -177,8 +178,10 @@ def _parse(stream: BinaryIO) -> State | None:
         content = torch.load(stream, map_location="cpu", weights_only=True)
         state: State = content["state"]
         whole = content["digest"] == content_digest(state)
-    except MemoryError:
-        raise
-    except Exception:  # flipped bits make torch raise nearly anything; whatever it is, the file is of no use
-        return None
+    except Exception as error:  # flipped bits make torch raise nearly anything
+        if (
+            refused(error) or isinstance(error, MemoryError) or "can't allocate memory" in str(error)
+        ):  # as torch says it
+            raise
+        return None  # whatever it is, the file is of no use
     return state if whole else None

@@ -4,6 +4,7 @@ import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import NamedTuple
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from backend.device import autocast, choose_device
+from backend.device import autocast, choose_device, memory_told
 from backend.errors import ErrorCode, SamMed3DError
 from backend.evaluation.metrics import dice
 from backend.inference.preprocess import normalise_quietly
@@ -54,7 +55,8 @@ def transfer(config: TransferConfig) -> dict[str, ArmResult]:
     They differ in the image encoder's first weights alone; the rest of UNETR starts the same in both.
 
     Raises:
-        SamMed3DError: as `build_model`, `build_unetr` and `find_transfer_cases`; TRAINING_DIVERGED; FILE_WRITE.
+        SamMed3DError: as `build_model`, `build_unetr` and `find_transfer_cases`; TRAINING_DIVERGED; DEVICE_MEMORY;
+            FILE_WRITE.
     """
     if config.run.threads:
         torch.set_num_threads(config.run.threads)
@@ -62,14 +64,24 @@ def transfer(config: TransferConfig) -> dict[str, ArmResult]:
     networks = {arm: build_network(config, arm) for arm in ARMS}  # both now: an error must not wait for hours
     size = model_sizes(config.model).image_size
     train_cases, validation_cases = find_transfer_cases(config.data, size, config.run.seed)
+    _check_writable(config.run.out)
     results = {}
-    for arm, network in networks.items():
-        network.to(device)
-        losses = _train(network, config, train_cases, device, arm)
-        results[arm] = _validate(network, config, validation_cases, device, losses)
-        network.cpu()
+    with memory_told(device, "Lower run.batch, or choose run.device=cpu."):
+        for arm, network in networks.items():
+            network.to(device)
+            losses = _train(network, config, train_cases, device, arm)
+            results[arm] = _validate(network, config, validation_cases, device, losses)
+            network.cpu()
     write_result(config, results)
     return results
+
+
+def _check_writable(folder: Path) -> None:
+    """Make the folder, and see now, not after hours, that files can be written there."""
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=folder):
+            pass
 
 
 def build_network(config: TransferConfig, arm: str) -> nn.Module:
@@ -209,8 +221,6 @@ def write_result(config: TransferConfig, results: dict[str, ArmResult]) -> Path:
         "gain": {"dice": pretrained.dice - scratch.dice, "targets": gains},
     }
     path = config.run.out / RESULT_NAME
-    with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as temporary:
-            temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    with writing(path), replacing(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     return path

@@ -5,7 +5,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from backend.training.config import ModelSection, OptimizerSection, Section
+from backend.training.config import ModelSection, OptimizerSection, Section, UserPath
 
 
 class TransferRunSection(Section):
@@ -21,7 +21,7 @@ class TransferRunSection(Section):
         threads: CPU threads; 0 for torch's own choice.
     """
 
-    out: Path = Path("runs/transfer")
+    out: UserPath = Path("runs/transfer")
     seed: int = Field(default=0, ge=0)
     epochs: int = Field(default=100, gt=0)
     batch: int = Field(default=2, gt=0)
@@ -47,6 +47,8 @@ class TransferModelSection(ModelSection):
             raise ValueError('start = "adapters" freezes an encoder with adapters: from scratch there is none like it')
         if self.name == "compact":
             raise ValueError('name = "compact" is no vision transformer, as UNETR needs')
+        if set(self.freeze) - {"image_encoder"}:
+            raise ValueError(f"freeze = {list(self.freeze)}: of the network a transfer has the image encoder only")
         return self
 
 
@@ -59,12 +61,12 @@ class TransferDataSection(Section):
         targets: what to tell apart, by their names in the index; where two overlap, the later one counts. A volume
             that shows none of them is left out, and what is not marked in one is background there.
         crops_per_epoch: training crops.
-        train_cases: at most so many volumes to learn from, the first by name; None for all. For phantoms, how many.
+        train_cases: at most so many volumes to learn from, the first by name; "none" for all. For phantoms, how many.
         validation_cases: the same for validation.
     """
 
     source: Literal["index", "phantom"] = "index"
-    path: Path | None = None
+    path: UserPath | None = None
     targets: tuple[str, ...] = Field(min_length=1)
     crops_per_epoch: int = Field(default=64, gt=0)
     train_cases: int | None = Field(default=None, gt=0)

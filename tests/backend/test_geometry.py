@@ -14,6 +14,7 @@ from scipy import ndimage
 
 from backend.geometry import (
     RAS_TO_VIEWER,
+    SLAB,
     DisplayOrder,
     Grid,
     ShownArray,
@@ -85,6 +86,15 @@ def test_grid_is_closest_to_ras_with_the_centre_of_the_volume(orientation: Any) 
     np.testing.assert_allclose(middle, (np.array(volume.shape) - 1) / 2)
     lengths = np.array(volume.shape)[list(grid.axes)] * np.array(SPACING)[list(grid.axes)]
     np.testing.assert_array_equal(grid.shape, (lengths + 1e-6) // 1.5)
+
+
+@pytest.mark.parametrize(("thin", "thickness"), [(True, 1), (False, 3)])
+def test_a_single_slice(thin: bool, thickness: int) -> None:
+    volume = Volume(np.arange(100.0).reshape(10, 1, 10), np.diag([1.5, 5, 1.5, 1]))
+    grid = canonical_grid(volume, 1.5, thin=thin)
+    assert grid.shape == (10, thickness, 10)
+    for crop in extract_crop(volume, grid, (0, 0, 0), grid.shape).transpose(1, 0, 2):
+        np.testing.assert_array_equal(crop, volume.array[:, 0])
 
 
 @orientations
@@ -206,6 +216,21 @@ def test_the_mean_over_wide_voxels_has_less_noise_and_the_same_content() -> None
     same = canonical_grid(volume, 1.0)
     crop = extract_crop(volume, same, (3, 4, 5), 8, average=True)
     np.testing.assert_array_equal(crop, extract_crop(volume, same, (3, 4, 5), 8))
+
+
+@orientations
+def test_the_mean_is_that_of_all_voxels_in_a_voxel(orientation: Any) -> None:
+    """In a window that takes several slabs to read, of voxels of 3 x 4 x 5 finer ones."""
+    axes, signs = (np.array(part) for part in orientation)
+    fine = np.random.default_rng(0).normal(size=(18, 20, 3 * SLAB + 4)).astype(np.float32)
+    fine[2, 3, 4] = np.nan
+    coarse = fine.reshape(6, 3, 5, 4, -1, 5).mean((1, 3, 5))
+    affine = np.eye(4)
+    affine[:3, :3] = (np.eye(3)[axes] * (signs * np.array([0.5, 0.375, 0.3])[axes])[:, None]).T
+    volume = Volume(fine.transpose(axes)[tuple(slice(None, None, sign) for sign in signs)], affine)
+    crop = extract_crop(volume, canonical_grid(volume, 1.5), (0, 0, 0), coarse.shape, average=True)
+    np.testing.assert_allclose(crop, coarse, atol=1e-5)
+    assert np.isnan(crop).sum() == 1
 
 
 def test_a_bad_neighbour_of_no_weight_does_not_count() -> None:

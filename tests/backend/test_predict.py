@@ -125,6 +125,30 @@ def test_initial_mask_comes_first(image: Path, model: Ball) -> None:
     assert all(call.previous.max() > 0 for call in model.calls)
 
 
+def test_of_an_initial_mask_of_several_objects_one_is_chosen(
+    image: Path, model: Ball, capsys: pytest.CaptureFixture[str]
+) -> None:
+    start = np.zeros((60, 50, 40), dtype=np.uint8)
+    start[22:38, 17:33, 12:28], start[:5] = 5, 2
+    path = image.with_name("start.nii.gz")
+    write_mask(path, start, read_volume(image))
+    assert "holds the labels 2, 5. Choose one of them with --label" in refusal(capsys, image, "--initial-mask", path)
+    assert "and not 3" in refusal(capsys, image, "--initial-mask", path, "--label", 3)
+    assert dice(run(image, "--initial-mask", path, "--label", 5), start == 5) > 0.9
+
+
+def test_an_output_that_cannot_hold_the_grid_is_refused_before_the_work(
+    image: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(predict, "load_with_bar", lambda _: pytest.fail("a long download, perhaps"))
+    tilted = AFFINE.copy()
+    tilted[1, 2] += 1
+    nib.Nifti1Image(np.asarray(nib.load(image).dataobj), tilted).to_filename(image)
+    words = [str(image), "--point", *map(str, MIDDLE), "-o", str(image.with_name("mask.mha"))]
+    assert predict.main(words) == 2
+    assert "sheared" in capsys.readouterr().err
+
+
 def test_frame_of_a_4d_image(image: Path, model: Ball, capsys: pytest.CaptureFixture[str]) -> None:
     path = image.with_name("frames.nii.gz")
     voxels = np.stack([np.asarray(nib.load(image).dataobj)] * 3, axis=-1)

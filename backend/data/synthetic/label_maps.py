@@ -139,7 +139,7 @@ def _read(path: Path, device: torch.device) -> LabelMap:
     volume = read_volume(path)
     spacing = max(FINEST_MM, min(volume.spacing))
     whole = whole_numbers(volume, path)
-    array = _resampled(whole, canonical_grid(volume, spacing))
+    array = _resampled(whole, canonical_grid(volume, spacing, thin=False))
     if whole.any() and (array.size == 1 or not array.any()):
         raise SamMed3DError(
             ErrorCode.DATA_SOURCE,

@@ -192,4 +192,5 @@ def test_impossible_datasets_are_refused(tmp_path: Path) -> None:
     assert caught.value.code == ErrorCode.DATA_INDEX
     with pytest.raises(SamMed3DError, match="jitter is 8") as caught:
         IndexDataset(tmp_path, [entry("a")], 16, seed=0, jitter=8)
+    assert len(IndexDataset(tmp_path, [entry("a")], 16, seed=0, crop="resize", jitter=8)) == 1
     assert caught.value.code == ErrorCode.CONFIG_INVALID

@@ -10,7 +10,7 @@ import distributed
 import pytest
 from jobs_to_do import die_at_seven, note_slowly, raise_at_seven, square
 
-from backend.data.parallel import WorkerDiedError, run_on_dask, run_processes
+from backend.data.parallel import WorkerDiedError, pool_size, run_on_dask, run_processes
 from backend.errors import ErrorCode, SamMed3DError
 
 
@@ -23,6 +23,12 @@ def test_each_job_is_done_once() -> None:
     assert len(found) == 20
     assert answers(found) == {number: number * number for number in range(20)}
     assert list(run_processes(square, [], 2)) == []
+
+
+def test_a_pool_is_no_larger_than_windows_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    for platform, expected in (("linux", 128), ("win32", 61)):
+        monkeypatch.setattr(sys, "platform", platform)
+        assert (pool_size(128), pool_size(4)) == (expected, 4)
 
 
 def test_a_worker_that_dies_takes_only_its_own_job_with_it() -> None:

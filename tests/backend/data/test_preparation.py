@@ -196,6 +196,19 @@ def test_an_unforeseen_failure_sets_its_case_aside(tmp_path: Path, monkeypatch: 
     assert "ZeroDivisionError: out of the blue" in result.failures[0].error
 
 
+@pytest.mark.parametrize("where", ["read_labels", "LabelMap", "too_empty", "store_volume"])
+def test_want_of_memory_sets_a_case_aside_until_the_next_run(
+    where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(f"backend.data.preparation.{where}", fail)
+    result = prepared(tmp_path / "out", case(pair(tmp_path / "in", picture(), labels())))
+    assert [failure.code for failure in result.failures] == [ErrorCode.VOLUME_TOO_LARGE]
+    assert (result.entries, result.decisions) == ((), ()) or where == "store_volume"
+
+
 def test_voxels_so_large_that_no_grid_holds_them_set_the_case_aside(tmp_path: Path) -> None:
     """Micrometres taken for millimetres, say."""
     source = pair(tmp_path / "in", picture((24, 24, 24)), labels((24, 24, 24)), np.diag([900.0, 900, 900, 1]))

@@ -58,6 +58,16 @@ def test_a_window_is_read_without_the_rest(tmp_path: Path) -> None:
             np.testing.assert_array_equal(StoredArray(path)[window], expected)
 
 
+def test_what_may_not_be_read_is_not_taken_for_damaged(tmp_path: Path) -> None:
+    (tmp_path / "a.b2nd").mkdir()
+    with pytest.raises(SamMed3DError, match="could not be read") as caught:
+        StoredArray(tmp_path / "a.b2nd")
+    assert caught.value.code is ErrorCode.FILE_READ
+    with pytest.raises(SamMed3DError, match="missing or damaged") as caught:
+        StoredArray(tmp_path / "b.b2nd")
+    assert caught.value.code is ErrorCode.DATA_CORRUPT
+
+
 def test_no_flip_and_no_cut_is_silent(tmp_path: Path) -> None:
     """In a child, so that a crash of the library would be seen, with little memory, so that a lie would be."""
     code = f"""

@@ -75,6 +75,14 @@ def test_overlapping_windows_merge_without_a_seam(start: Index3) -> None:
     np.testing.assert_array_equal(painted[2:24, 2:30, 2:30], again[2:24, 2:30, 2:30])  # they agree, so nothing changes
 
 
+def test_where_no_window_is_the_least_of_their_logits_is_taken() -> None:
+    logits = np.full((16,) * 3, -3, dtype=np.float32)
+    logits[4:12, 4:12, 4:12] = 5
+    merged, _, covered = Canvas(32, 16, (Window((0, 0, 0), logits, True), Window((16, 16, 0), logits, True))).merged()
+    assert not covered.all()
+    np.testing.assert_allclose(merged[~covered], -3)
+
+
 def test_the_window_in_whose_middle_a_cell_lies_decides() -> None:
     yes, no = (np.full((16,) * 3, value, dtype=np.float32) for value in (1, -1))
     canvas = Canvas(32, 16, (Window((0, 0, 0), yes, True), Window((16, 0, 0), no, True)))

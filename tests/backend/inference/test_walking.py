@@ -12,6 +12,7 @@ from backend.inference.walking import averaged, share_of, walked
 from backend.volume import Volume
 
 SIZE = 32
+WHOLE = (slice(0, SIZE),) * 3
 MIDDLE = np.full((1, 3), (SIZE - 1) / 2)
 PLACES = np.stack(np.indices((SIZE,) * 3), axis=-1)
 
@@ -39,7 +40,7 @@ def picture(*balls: Any) -> Floats:
 
 
 def test_a_walk_ends_where_the_brightness_does() -> None:
-    found = walked(picture(ball(9)), MIDDLE, np.array([True]))
+    found = walked(picture(ball(9)), WHOLE, MIDDLE, np.array([True]))
     assert found is not None
     assert found.dtype == np.float32
     assert 0 <= found.min() <= found.max() <= 1
@@ -50,8 +51,8 @@ def test_a_negative_click_keeps_the_walk_off() -> None:
     rod = (np.abs(PLACES[..., 1:] - 15.5).max(axis=-1) < 6) & (np.abs(PLACES[..., 0] - 15.5) < 12)
     left, right = (rod & (side * (PLACES[..., 0] - 15.5) > 3) for side in (-1, 1))
     clicks = np.array([(8, 15.5, 15.5), (23, 15.5, 15.5)])
-    alone = walked(picture(rod), clicks[:1], np.array([True]))
-    kept_off = walked(picture(rod), clicks, np.array([True, False]))
+    alone = walked(picture(rod), WHOLE, clicks[:1], np.array([True]))
+    kept_off = walked(picture(rod), WHOLE, clicks, np.array([True, False]))
     assert alone is not None
     assert kept_off is not None
     assert (alone > 0.5)[right].mean() > 0.7
@@ -61,14 +62,14 @@ def test_a_negative_click_keeps_the_walk_off() -> None:
 
 @pytest.mark.parametrize("value", [0.0, 7.0, np.nan])
 def test_where_all_is_equally_bright_there_is_no_walk(value: float) -> None:
-    assert walked(np.full((SIZE,) * 3, value, dtype=np.float32), MIDDLE, np.array([True])) is None
+    assert walked(np.full((SIZE,) * 3, value, dtype=np.float32), WHOLE, MIDDLE, np.array([True])) is None
 
 
 def test_voxels_that_are_not_finite_do_no_harm() -> None:
     image = picture(ball(9))
     image[:3] = np.nan
     image[3, 0, 0] = np.inf
-    found = walked(image, MIDDLE, np.array([True]))
+    found = walked(image, WHOLE, MIDDLE, np.array([True]))
     assert found is not None
     assert dice(found > 0.5, ball(9)) > 0.8
 
@@ -79,9 +80,33 @@ def test_logits_without_a_share_of_the_walk_stay() -> None:
 
 
 def test_what_one_is_sure_of_is_found_and_what_both_doubt_is_not() -> None:
-    network = np.array([8, -8, 8, -8, -1, -1], dtype=np.float32)
+    network = np.array([8, -8, 8, -2, -1, -1], dtype=np.float32)
     walk = np.array([1, 0, 0, 1, 0.2, 0.6], dtype=np.float32)
     assert (averaged(network, walk, 0.5) > 0).tolist() == [True, False, True, True, False, True]
+
+
+def test_where_the_network_is_sure_that_there_is_nothing_the_walk_finds_nothing() -> None:
+    network = np.array([-4, -8], dtype=np.float32)
+    assert (averaged(network, np.ones(2, dtype=np.float32), 0.5) <= network).all()
+
+
+def test_a_volume_that_ends_in_its_window_does_not_hold_the_walk() -> None:
+    """A crop without air around it, as a person saves the part of a scan that matters."""
+    inside = (slice(6, 26),) * 3
+    crop = np.zeros((SIZE,) * 3, dtype=np.float32)
+    crop[inside] = (picture(ball(6)) + 300)[inside]
+    found = walked(crop, inside, MIDDLE, np.array([True]))
+    assert found is not None
+    assert dice(found > 0.5, ball(6)) > 0.8
+
+
+def test_a_click_holds_although_another_one_is_near() -> None:
+    clicks = np.array([(15.5, 15.5, 15.5), (18.5, 15.5, 15.5)])
+    for order in ([0, 1], [1, 0]):
+        found = walked(picture(ball(4)), WHOLE, clicks[order], np.array([True, False])[order])
+        assert found is not None
+        assert found[15, 15, 15] > 0.9
+        assert found[19, 15, 15] < 0.5
 
 
 def test_the_share_falls_with_the_number_of_clicks() -> None:

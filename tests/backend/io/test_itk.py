@@ -126,6 +126,13 @@ def test_what_is_true_in_a_metaimage(tmp_path, word):
     np.testing.assert_array_equal(read_volume(tmp_path / "a.mha").array, array)
 
 
+@pytest.mark.parametrize("word", ["LOCAL", "Local", "local"])
+def test_voxels_behind_the_header_of_a_metaimage(tmp_path, word):
+    path = tmp_path / "a.mha"
+    path.write_bytes(samples.mha(ElementDataFile=word))
+    np.testing.assert_array_equal(read_volume(path).array, samples.voxels())
+
+
 def test_the_units_of_a_metaimage_are_honoured(tmp_path):
     (tmp_path / "a.mha").write_bytes(samples.mha(DistanceUnits="um"))
     assert read_volume(tmp_path / "a.mha").spacing == pytest.approx((0.0005, 0.00075, 0.002))

@@ -106,6 +106,21 @@ def test_a_missing_codec_is_named(tmp_path):
     assert caught.value.code is ErrorCode.DEPENDENCY_MISSING
 
 
+@pytest.mark.skipif(importlib.util.find_spec("imagecodecs") is not None, reason="imagecodecs is installed")
+def test_a_missing_predictor_is_named(tmp_path):
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, STACK.astype(np.int16), compression="zlib", predictor=2, **GRAY)
+    with tifffile.TiffFile(path) as tif:
+        places = [page.tags["Predictor"].valueoffset for page in tif.pages]
+    content = bytearray(path.read_bytes())
+    for place in places:
+        content[place : place + 2] = struct.pack("<H", 3)
+    path.write_bytes(content)
+    with pytest.raises(SamMed3DError, match=r"compressed by FLOATINGPOINT.*pip install imagecodecs") as caught:
+        read_volume(path)
+    assert caught.value.code is ErrorCode.DEPENDENCY_MISSING
+
+
 def test_of_two_axes_without_a_name_the_last_is_z_and_no_frame_holds_the_others(tmp_path):
     array = samples.voxels(np.uint8, (3, 4, 5, 6))
     path = tmp_path / "a.tif"

@@ -12,7 +12,7 @@ import samples
 import SimpleITK as sitk  # noqa: N813 - its customary name
 
 from backend.errors import ErrorCode, SamMed3DError, SamMed3DWarning
-from backend.io import WRITABLE_SUFFIXES, read_volume, write_mask
+from backend.io import WRITABLE_SUFFIXES, check_writable, read_volume, write_mask
 from backend.volume import Volume
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*TIFF has no place:backend.errors.SamMed3DWarning")
@@ -81,6 +81,9 @@ def test_a_sheared_grid_needs_nifti(tmp_path, suffix):
         write_mask(tmp_path / f"m{suffix}", mask, volume_on(samples.OBLIQUE))
     assert caught.value.code is ErrorCode.VOLUME_GEOMETRY
     assert list(tmp_path.iterdir()) == []
+    with pytest.raises(SamMed3DError, match="sheared"):
+        check_writable(tmp_path / f"m{suffix}", volume_on(samples.OBLIQUE))
+    check_writable(tmp_path / "m.nii", volume_on(samples.OBLIQUE))
     write_mask(tmp_path / "m.nii", mask, volume_on(samples.OBLIQUE))
     np.testing.assert_allclose(read_volume(tmp_path / "m.nii").affine, samples.OBLIQUE, atol=1e-6)
 

@@ -125,6 +125,13 @@ def test_defect_of_one_rank_is_shown_once_with_its_traceback(tmp_path: Path) -> 
     assert "ZeroDivisionError" in str(caught.value)
 
 
+def test_a_report_longer_than_a_pipe_is_told(tmp_path: Path) -> None:
+    (tmp_path / "trouble").write_text("verbose 0 3")
+    with pytest.raises(RuntimeError, match=r"Rank \d failed:") as caught:
+        launch(tiny_run.config(tmp_path / "run", run={"ranks": 2, "timeout_s": 20.0}))
+    assert str(caught.value).rstrip().endswith("and its end")
+
+
 def test_signal_to_the_launcher_is_answered_and_stops_all_ranks(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

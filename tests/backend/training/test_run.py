@@ -92,6 +92,11 @@ def test_leaves_checkpoints_weights_and_a_picture(finished: Path) -> None:
     assert json.loads((finished / "config.json").read_text())["optimizer"]["ema_decay"] == 0.8
 
 
+def test_leaves_a_picture_without_validation(tmp_path: Path) -> None:
+    tiny_run.train(tiny_run.config(tmp_path / "run"))
+    assert (tmp_path / "run" / "plot.png").read_bytes().startswith(b"\x89PNG")
+
+
 def test_exported_weights_are_the_best_averaged_ones(finished: Path) -> None:
     best = state(finished)["counters"]["best_step"]
     averaged = torch.load(finished / "checkpoints" / "best.pth", weights_only=True)["state"]
@@ -265,6 +270,14 @@ def test_frozen_encoder_is_embedded_once_and_stays(tmp_path: Path) -> None:
     assert {name for name in fresh if name.startswith("image_encoder.")} <= same < fresh.keys()
 
 
+def test_embeddings_of_another_precision_are_not_taken(tmp_path: Path) -> None:
+    sections = {"model": {"freeze": ("image_encoder",)}, "data": {"variants": 1}}
+    out = tmp_path / "run"
+    tiny_run.train(tiny_run.config(out, **sections, run={"epochs": 1}, numerics={"precision": "bfloat16"}))
+    tiny_run.train(tiny_run.config(out, **sections, numerics={"precision": "float32"}))
+    assert len(tiny_run.losses(out)) == 8
+
+
 def test_embeddings_of_other_data_are_not_taken(tmp_path: Path) -> None:
     sections = {"model": {"freeze": ("image_encoder",)}, "data": {"variants": 1}}
     out = tmp_path / "run"
@@ -354,4 +367,26 @@ def test_data_prepared_anew_is_another_run(tmp_path: Path) -> None:
     before = fingerprint(config)
     assert fingerprint(config) == before
     (tmp_path / "index.jsonl").write_text("{}\n{}\n")
+    assert fingerprint(config) != before
+
+
+def test_the_same_data_elsewhere_is_the_same_run(tmp_path: Path) -> None:
+    prints = []
+    for folder in (tmp_path / "here", tmp_path / "there"):
+        folder.mkdir()
+        (folder / "index.jsonl").write_text("{}\n")
+        (tmp_path / "a.toml").write_text(f'[data]\nsource = "index"\npath = "{folder}"\n')
+        prints.append(fingerprint(load_config(tmp_path / "a.toml")))
+    assert prints[0] == prints[1]
+
+
+def test_another_label_map_is_another_run(tmp_path: Path) -> None:
+    maps = tmp_path / "maps"
+    maps.mkdir()
+    (maps / "a.nii.gz").write_bytes(b"a")
+    config = load_config(write(tmp_path, "a.toml"), [f'data.labels=["{maps}"]'])
+    before = fingerprint(config)
+    (maps / "notes.txt").write_text("no map")
+    assert fingerprint(config) == before
+    (maps / "b.nii.gz").write_bytes(b"b")
     assert fingerprint(config) != before

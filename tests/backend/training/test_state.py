@@ -1,5 +1,6 @@
 """Checkpoints: whole or not there, whatever happens while they are written."""
 
+import errno
 import os
 import random
 import resource
@@ -133,6 +134,25 @@ def test_unreadable_is_not_taken_for_damaged(checkpoints: Checkpoints) -> None:
     with pytest.raises(SamMed3DError, match=r"step-00000001.pth could not be read") as caught:
         checkpoints.load_newest()
     assert caught.value.code is ErrorCode.FILE_READ
+
+
+@pytest.mark.parametrize(
+    ("raised", "told"),
+    [
+        (OSError(errno.ESTALE, "Stale file handle"), SamMed3DError),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes."), RuntimeError),
+    ],
+)
+def test_what_fails_for_the_moment_is_not_taken_for_damaged(
+    raised: Exception, told: type[Exception], checkpoints: Checkpoints, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load(*_: object, **__: object) -> None:
+        raise raised
+
+    checkpoints.save(a_state(1), 1)
+    monkeypatch.setattr(torch, "load", load)
+    with pytest.raises(told):
+        checkpoints.load_newest()
 
 
 def test_only_damaged_ones_are_no_reason_to_begin_again(checkpoints: Checkpoints) -> None:

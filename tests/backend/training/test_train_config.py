@@ -110,6 +110,28 @@ def test_refused_by_name_and_value(words: list[str], told: str, file: Path) -> N
     assert told in refusal(file, *words)
 
 
+def test_the_home_folder_is_meant_by_its_sign(file: Path) -> None:
+    config = load_config(file, ["run.out=~/runs/a", 'data.labels=["~/maps"]'])
+    assert config.run.out == Path.home() / "runs" / "a"
+    assert config.data.labels == (Path.home() / "maps",)
+
+
+def test_none_can_be_said(file: Path) -> None:
+    file.write_text(f'{MINIMAL}[optimizer]\nema_decay = "none"\n')
+    config = load_config(file, ["optimizer.clip_norm=none"])
+    assert (config.optimizer.clip_norm, config.optimizer.ema_decay) == (None, None)
+    assert "run.epochs = None" in refusal(file, "run.epochs=none")
+
+
+@pytest.mark.parametrize("word", ["stage=pretrain", "crop=resize", "jitter=3", "flips=false"])
+def test_what_would_have_no_effect_is_refused(word: str, file: Path) -> None:
+    assert f'{word.partition("=")[0]} is not for source = "synthetic"' in refusal(file, f"data.{word}")
+    file.write_text('[data]\npath = "x"\n')
+    assert load_config(file, [f"data.{word}"]).data.source == "index"
+    assert 'start_epochs is not for source = "index"' in refusal(file, "data.start_epochs=3")
+    assert 'labels is not for source = "index"' in refusal(file, 'data.labels=["x"]')
+
+
 @pytest.mark.parametrize("word", ["run.seed", "=3", "run.=3", "run.seed.low=3"])
 def test_words_that_set_no_key_are_refused(word: str, file: Path) -> None:
     assert repr(word) in refusal(file, "run.seed=1", word)

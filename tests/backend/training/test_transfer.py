@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+import backend.training.transfer
 from backend.data.index import IndexEntry, write_index
 from backend.data.store import write_array
 from backend.errors import ErrorCode, SamMed3DError
@@ -129,6 +130,26 @@ def test_what_the_user_can_mend_is_told(tmp_path: Path, capsys: pytest.CaptureFi
     assert "gone.pth" in capsys.readouterr().err
 
 
+def test_a_folder_that_takes_no_file_is_told_before_the_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backend.training.transfer, "_train", lambda *_: pytest.fail("hours would be lost"))
+    (tmp_path / "out").write_text("a file")
+    with pytest.raises(SamMed3DError, match="out could not be written") as caught:
+        transfer(config(tmp_path, 1))
+    assert caught.value.code is ErrorCode.FILE_WRITE
+
+
+def test_want_of_memory_says_what_to_lower(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def train(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nMore.")
+
+    monkeypatch.setattr(backend.training.transfer, "_train", train)
+    with pytest.raises(SamMed3DError, match=r"2 GiB\. Lower run\.batch") as caught:
+        transfer(config(tmp_path, 1))
+    assert caught.value.code is ErrorCode.DEVICE_MEMORY
+
+
 def test_weights_with_adapters_are_refused_as_they_have_no_arm_beside_them(tmp_path: Path) -> None:
     sizes = model_sizes(ModelSection(name="small", sizes=SIZES))
     assert isinstance(sizes, ModelConfig)
@@ -144,6 +165,7 @@ def test_weights_with_adapters_are_refused_as_they_have_no_arm_beside_them(tmp_p
     ("section", "keys"),
     [
         (TransferModelSection, {"start": "scratch"}),
+        (TransferModelSection, MODEL | {"freeze": ("mask_decoder",)}),
         (TransferModelSection, {"name": "compact", "start": "weights", "weights": Path("w.pth")}),
         (TransferModelSection, {"start": "adapters", "weights": Path("w.pth")}),
         (partial(TransferConfig, model=MODEL, data=PHANTOMS), {"optimizer": {"ema_decay": 0.9}}),
@@ -155,7 +177,7 @@ def test_weights_with_adapters_are_refused_as_they_have_no_arm_beside_them(tmp_p
     ],
 )
 def test_impossible_configurations_are_refused(section: Callable[..., Any], keys: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=r"scratch|compact|adapters|optimizer|path|endless|twice|targets"):
+    with pytest.raises(ValueError, match=r"scratch|freeze|compact|adapters|optimizer|path|endless|twice|targets"):
         section(**keys)
 
 

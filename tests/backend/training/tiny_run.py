@@ -52,6 +52,10 @@ def no_object() -> None:
     raise RuntimeError("seed 5 gave no object in 100 attempts")
 
 
+def verbose() -> None:
+    raise RuntimeError(200_000 * "a compiler's report " + "and its end")
+
+
 def terminate() -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
@@ -64,6 +68,7 @@ TROUBLES: dict[str, Callable[[], object]] = {
     "terminate": terminate,
     "silent": lambda: os._exit(1),
     "no-object": no_object,
+    "verbose": verbose,
 }
 
 
