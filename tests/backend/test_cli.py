@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from backend import train
+from backend import cli, train
 from backend.cli import exit_status
 from backend.errors import ErrorCode, SamMed3DError
 
@@ -40,3 +40,13 @@ def test_weights_by_name_are_had_before_training_but_not_by_each_rank_of_torchru
     words = ["smoke.toml", f"run.out={tmp_path}", "model.start=weights", "model.weights=sam_med3d_turbo"]
     assert train.main(words) == 0
     assert done == ([] if torchrun else ["fetch sam_med3d_turbo"]) + [f"train {tmp_path}"]
+
+
+def test_the_model_the_device_and_the_precision_are_those_that_were_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[object, ...]] = []
+    monkeypatch.setattr(cli, "load_engine", lambda *words: asked.append(words[:3]))
+    parser = argparse.ArgumentParser()
+    cli.add_model_options(parser)
+    cli.load_with_bar(parser.parse_args(["--model", "a.pth", "--device", "cuda", "--precision", "bfloat16"]))
+    cli.load_with_bar(parser.parse_args([]))
+    assert asked == [("a.pth", "cuda", "bfloat16"), ("auto", "auto", "auto")]

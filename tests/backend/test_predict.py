@@ -110,6 +110,9 @@ def test_clicks_keep_their_order(image: Path, model: Ball) -> None:
 def test_box_comes_before_the_clicks(image: Path, model: Ball) -> None:
     run(image, "--negative", 33, 25, 20, "--box", 25, 20, 15, 35, 30, 25)
     assert labels(model) == [2, 3, 0]
+    corner, opposite = model.calls[0].points
+    sides_mm = np.abs(nib.affines.voxel_sizes(AFFINE) * 10)
+    np.testing.assert_allclose(np.sort(np.abs(opposite - corner)) * 1.5, np.sort(sides_mm), atol=1.5)
 
 
 def test_initial_mask_comes_first(image: Path, model: Ball) -> None:
@@ -151,9 +154,12 @@ def test_an_output_that_cannot_hold_the_grid_is_refused_before_the_work(
 
 def test_frame_of_a_4d_image(image: Path, model: Ball, capsys: pytest.CaptureFixture[str]) -> None:
     path = image.with_name("frames.nii.gz")
-    voxels = np.stack([np.asarray(nib.load(image).dataobj)] * 3, axis=-1)
-    nib.Nifti1Image(voxels, AFFINE).to_filename(path)
+    first = np.asarray(nib.load(image).dataobj)
+    nib.Nifti1Image(np.stack([first, first[::-1], first[:, ::-1]], axis=-1), AFFINE).to_filename(path)
     assert run(path, "--point", *MIDDLE, "--frame", 2).shape == (60, 50, 40)
+    nib.Nifti1Image(first[:, ::-1], AFFINE).to_filename(image)
+    run(image, "--point", *MIDDLE)
+    np.testing.assert_array_equal(model.calls[0].embedding, model.calls[1].embedding)
     path.with_name("mask.nii.gz").unlink()
     capsys.readouterr()
     assert "frame" in refusal(capsys, path, "--point", *MIDDLE)

@@ -12,13 +12,14 @@ import nibabel as nib
 import numpy as np
 import pytest
 from driver import Window
-from napari.layers import Labels
+from napari.layers import Image, Labels
 
 from backend.errors import SamMed3DError
 from backend.io import FramesError, read_volume
 from backend.phantom import Phantom
 from napari_samed3d import sample
-from napari_samed3d.reader import contrast_limits, get_reader, read_volumes
+from napari_samed3d.reader import contrast_limits, get_reader, read_volumes, volume_layer
+from napari_samed3d.workspace import Workspace
 from napari_samed3d.writer import write_labels
 
 OBLIQUE = np.array([[0, -0.9, 0.3, 10], [0.1, 0.2, 2.9, -20], [-1.1, 0, 0.2, 30], [0, 0, 0, 1.0]])
@@ -48,6 +49,20 @@ def test_read_change_write_keeps_the_grid(oblique: Path, tmp_path: Path) -> None
     image, mask = read_volume(oblique), read_volume(target)
     assert np.array_equal(mask.affine, image.affine)
     assert np.array_equal(np.asarray(mask.array), np.asarray(image.array) > 0)
+
+
+def test_the_objects_of_the_widget_are_written_on_the_images_grid(oblique: Path, tmp_path: Path) -> None:
+    """By napari's own dialog."""
+    volume = read_volume(oblique)
+    data, kwargs, _ = volume_layer(volume, "scan")
+    workspace = Workspace.of(Image(data, **kwargs))
+    workspace.objects.array[1:3, 2:6, 4:7] = 1
+    target = tmp_path / "mask.nii.gz"
+    layer_data, meta, _ = workspace.labels.as_layer_data_tuple()
+    write_labels(str(target), layer_data, meta)
+    mask = read_volume(target)
+    np.testing.assert_array_equal(mask.affine, volume.affine)
+    np.testing.assert_array_equal(mask.array, workspace.objects.array)
 
 
 def test_each_channel_becomes_a_layer_and_a_long_series_is_refused(tmp_path: Path) -> None:

@@ -3,6 +3,8 @@
 import gc
 import weakref
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import dask.array as da
 import numpy as np
@@ -15,7 +17,9 @@ from qtpy.QtWidgets import QRadioButton
 
 from backend.inference.canvas import MaskPatch
 from backend.inference.prompts import InitialMask
+from backend.io import read_volume
 from backend.phantom import Phantom
+from napari_samed3d.frames import frame_of
 from napari_samed3d.picking import first_voxel_above, intensity_range
 from napari_samed3d.reader import volume_layer
 from napari_samed3d.worker import ModelChoice
@@ -297,6 +301,40 @@ def test_an_image_that_was_scaled_takes_its_layers_along(window: Window, phantom
     image.scale = np.divide(image.scale, 2)
     window.wait_idle()
     assert np.array_equal(workspace.frame.volume.affine, phantom.volume.affine)
+
+
+TURN = np.array([[0.8, -0.6, 0.0], [0.6, 0.8, 0.0], [0.0, 0.0, 1.0]])
+AFFINE = np.block([[TURN, np.array([[4.0], [-9.0], [20.0]])], [np.zeros((1, 3)), np.ones((1, 1))]])
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("translate", (10.0, -20.0, 30.0)),
+        ("rotate", TURN),
+        ("shear", (0.1, 0.0, 0.2)),
+        ("affine", AFFINE),
+        ("units", ("cm",) * 3),
+    ],
+)
+def test_an_image_that_was_moved_takes_its_layers_along(
+    name: str, value: Any, window: Window, phantom: Phantom, tmp_path: Path
+) -> None:
+    image = window.open(phantom.volume)
+    segment(window, phantom, "liver")
+    workspace, before = window.controller.workspace, window.controller.workspace.frame.volume.affine
+    setattr(image, name, value)
+    window.wait_idle()
+    expected = frame_of(image, workspace.frame.order).volume.affine
+    assert not np.allclose(expected, before)
+    np.testing.assert_allclose(workspace.frame.volume.affine, expected)
+    for layer in workspace.layers:
+        np.testing.assert_allclose(layer.data_to_world((5, 6, 7)), image.data_to_world((5, 6, 7)))
+        assert layer.units == image.units
+    target = tmp_path / "mask.nii.gz"
+    window.controller.save(target)
+    window.qtbot.waitUntil(lambda: window.controller.message == f"Saved {target}.", timeout=20_000)
+    np.testing.assert_allclose(read_volume(target).affine, expected, rtol=1e-5, atol=1e-4)
 
 
 def test_a_refused_image_leaves_the_one_that_is_worked_on(window: Window, phantom: Phantom) -> None:

@@ -1,5 +1,6 @@
 """What people do between clicks: close the dock, paint, rotate, crop, save too early, open a second panel."""
 
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +11,17 @@ from napari.layers import Image
 from qtpy.QtWidgets import QFileDialog
 
 from backend.geometry import to_world
-from backend.io import read_volume
+from backend.inference.canvas import MaskPatch
+from backend.inference.prompts import InitialMask
+from backend.io import read_volume, write_mask
 from backend.phantom import Phantom
 from backend.volume import Volume
-from napari_samed3d import texts
+from napari_samed3d import saving, texts
 from napari_samed3d.frames import frame_of
 from napari_samed3d.picking import first_voxel_above
 from napari_samed3d.reader import volume_layer
 from napari_samed3d.widget import SegmentWidget, with_ending
-from napari_samed3d.worker import ModelChoice
+from napari_samed3d.worker import Answer, ModelChoice
 
 MISSING = ModelChoice("/there/is/no.pth", "cpu")
 
@@ -325,6 +328,36 @@ def test_clicks_that_wait_are_answered_when_every_click_is_to_be(window: Window,
     assert dice(window.mask(), truth(phantom, "liver")) > 0.85
 
 
+def test_a_mask_that_was_cancelled_is_accepted_as_far_as_it_came(window: Window, phantom: Phantom) -> None:
+    window.open(phantom.volume)
+    controller = window.controller
+    controller._thread.submit = lambda _: None  # it takes for ever
+    controller.workspace.points[True].add(controller.workspace.frame.order.to_viewer(phantom.middle_of("liver")))
+    window.qtbot.waitUntil(lambda: controller.busy)
+    part = MaskPatch((3, 3, 3), np.ones((4, 4, 4), dtype=bool))
+    controller._on_answer(Answer(controller._generation, part, 1, final=False))
+    with error_shown("not segmented yet"):
+        window.push("accept")
+    window.push("cancel")
+    window.push("accept")
+    assert controller.current == 2
+    assert window.mask(1).sum() == 64
+
+
+def test_a_point_that_is_moved_after_painting_comes_after_the_paint(window: Window, phantom: Phantom) -> None:
+    window.open(phantom.volume)
+    segment(window, phantom, "liver")
+    workspace = window.controller.workspace
+    (before,) = workspace.objects.history.prompts
+    paint(window, CORNER, 1)
+    layer = workspace.points[True]
+    layer.data = np.add(layer.data, (0, 2, 0))
+    window.wait_idle()
+    mask, click = workspace.objects.history.prompts
+    assert isinstance(mask, InitialMask)
+    assert np.abs(np.subtract(click.point, before.point)).sum() == 2
+
+
 # --- saving
 
 
@@ -338,6 +371,54 @@ def test_saving_waits_for_the_mask(window: Window, phantom: Phantom, tmp_path: P
     window.qtbot.waitUntil(lambda: controller.message == f"Saved {target}.", timeout=20_000)
     np.testing.assert_array_equal(np.asarray(read_volume(target).array) > 0, window.mask())
     assert window.mask().any()
+
+
+def test_a_file_holds_what_there_was_when_it_was_saved(
+    window: Window, phantom: Phantom, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    window.open(phantom.volume)
+    segment(window, phantom, "liver")
+    before, target, goes_on = window.mask().copy(), tmp_path / "mask.nii.gz", threading.Event()
+
+    def write_late(path: Path, labels: Any, volume: Volume) -> None:
+        goes_on.wait(20)
+        write_mask(path, labels, volume)
+
+    monkeypatch.setattr(saving, "write_mask", write_late)
+    window.controller.save(target)
+    window.controller.reset()
+    assert not window.mask().any()
+    goes_on.set()
+    window.qtbot.waitUntil(target.exists, timeout=20_000)
+    np.testing.assert_array_equal(np.asarray(read_volume(target).array) > 0, before)
+
+
+@pytest.mark.parametrize("left", ["for another image", "deleted", "dock closed"])
+def test_what_waits_to_be_saved_is_saved_when_the_image_is_left(
+    left: str, window: Window, phantom: Phantom, tmp_path: Path
+) -> None:
+    image = window.open(phantom.volume)
+    segment(window, phantom, "liver")
+    window.push("accept")
+    controller, expected, target = window.controller, window.mask().copy(), tmp_path / "mask.nii.gz"
+    other = window.viewer.add_image(np.random.default_rng(0).random((9, 9, 9)), name="other")
+    window.settle()
+    controller.use_image(image)
+    controller._thread.submit = lambda _: None  # it takes for ever
+    controller.workspace.points[True].add(controller.workspace.frame.order.to_viewer(phantom.middle_of("spleen")))
+    window.qtbot.waitUntil(lambda: controller.busy)
+    controller.save(target)
+    assert not target.exists()
+    if left == "for another image":
+        controller.use_image(other)
+    elif left == "deleted":
+        window.viewer.layers.remove(image)
+    else:
+        close_dock(window)
+    window.qtbot.waitUntil(target.exists, timeout=20_000)
+    saved = read_volume(target)
+    np.testing.assert_array_equal(np.asarray(saved.array) == 1, expected)
+    np.testing.assert_allclose(saved.affine, phantom.volume.affine)
 
 
 def test_a_mask_saved_without_its_newest_clicks_is_told(window: Window, phantom: Phantom, tmp_path: Path) -> None:

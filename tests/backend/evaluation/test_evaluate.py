@@ -225,6 +225,19 @@ def test_every_model_gets_the_same_first_click(data: Path, made: dict[str, Segme
     assert empty.clicks[0] != empty.clicks[3]  # nor do two cases share theirs
 
 
+def test_other_seeds_and_repeats_are_other_clicks(data: Path, made: dict[str, Segmenter]) -> None:
+    perfect = made["perfect"]
+    assert isinstance(perfect, Scripted)
+    clicks = []
+    for seed in (0, 1, 0):
+        perfect.clicks.clear()
+        out = data.parent / f"out{len(clicks)}"
+        assert run(data, "--model", "perfect", "--cases", "a", "--repeats", 3, "--seed", seed, "--out", out) == 0
+        clicks.append([point for point, _ in perfect.clicks])
+    assert len(set(clicks[0] + clicks[1])) == 6
+    assert clicks[2] == clicks[0]
+
+
 def test_challenge_protocol_has_its_measures(data: Path) -> None:
     assert run(data, "--model", "half", "--protocol", "challenge") == 0
     content = report(data)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from stand_ins import Scripted, cube
 
+from backend.evaluation.metrics import surface_dice
 from backend.evaluation.protocol import Trial, area_under_curve, challenge_trial, paper_trial
 from backend.volume import Volume
 
@@ -70,6 +71,20 @@ def test_challenge_counts_no_surface_of_a_bad_mask() -> None:
     assert trial.answers[0].dice == pytest.approx(2 * 8 / 1008)
     assert trial.answers[0].nsd == 0
     assert paper(Scripted(corner)).answers[0].nsd > 0
+
+
+def test_the_surface_distance_is_in_mm_and_of_the_tolerance_that_was_asked_for() -> None:
+    spacing = (0.7, 0.8, 5.0)
+    volume = Volume(np.zeros((20, 20, 20), dtype=np.int16), np.diag([*spacing, 1]))
+    shifted = np.roll(cube(), 2, axis=0)
+    expected = {mm: surface_dice(shifted, cube(), spacing, mm) for mm in (1.0, 2.0)}
+    assert expected[1.0] < expected[2.0]
+    assert expected[1.0] != surface_dice(shifted, cube(), (1, 1, 1), 1.0)
+    for mm, nsd in expected.items():
+        rng = np.random.default_rng(0)
+        trial = paper_trial(Scripted(shifted), volume, cube(), counts=(1,), rng=rng, tolerance_mm=mm)
+        assert trial.answers[-1].nsd == nsd
+        assert challenge_trial(Scripted(shifted), volume, cube(), mm).answers[-1].nsd == nsd
 
 
 def test_area_under_the_curve_is_the_challenges() -> None:

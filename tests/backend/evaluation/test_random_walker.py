@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 
 from backend.evaluation import baselines
-from backend.evaluation.baselines import BACKGROUND, OBJECT, RandomWalker, place_seeds, window_around
+from backend.evaluation.baselines import RandomWalker, place_seeds, window_around
 from backend.evaluation.metrics import dice
 from backend.evaluation.protocol import paper_trial
 from backend.phantom import torso
+from backend.random_walk import BACKGROUND, OBJECT
 from backend.volume import Volume
 
 

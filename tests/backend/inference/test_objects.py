@@ -113,6 +113,18 @@ def test_an_object_that_was_only_painted_is_accepted() -> None:
     assert (objects.labels, objects.current) == ((1, 2), 2)
 
 
+def test_a_new_object_takes_no_label_that_was_painted_by_hand() -> None:
+    objects = LabelMap((12, 12, 12))
+    paint(objects, (9, 9, 9), 5)
+    objects.history.add(Click((1, 1, 1)))
+    objects.show(cube(0))
+    objects.settle()
+    objects.accept()
+    assert objects.current == 6
+    objects.show(cube(4))
+    assert objects.array[9, 9, 9] == 5
+
+
 def test_reopening_the_open_object_changes_nothing() -> None:
     objects = two_objects()
     objects.show(cube(8))

@@ -1,14 +1,19 @@
 """What a random walk adds to the answers of a network."""
 
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import pytest
-from fakes import ORIENTATIONS, Call, FakeModel, Floats, dice, painted, solver, tilted_affine
+from fakes import ORIENTATIONS, Call, FakeModel, Floats, dice, noise, painted, solver, tilted_affine
 
 from backend.evaluation.segmenters import make_segmenter
+from backend.inference import zooming
+from backend.inference.predictor import spacing_of
 from backend.inference.prompts import Box, Click, InitialMask
 from backend.inference.walking import averaged, share_of, walked
+from backend.inference.zooming import ZoomingSolver
+from backend.random_walk import BACKGROUND, OBJECT, seed_clicks
 from backend.volume import Volume
 
 SIZE = 32
@@ -133,6 +138,81 @@ def test_only_clicks_alone_are_walked_from() -> None:
     assert not painted(answers, (Box((10.0, 10.0, 10.0), (20.0, 20.0, 20.0)),)).any()
     np.testing.assert_array_equal(painted(answers, (InitialMask(mask),)), mask)
     assert not painted(solver(Doubtful(0.0), Volume(image, np.eye(4))), (click,)).any()
+
+
+@dataclass
+class Walks:
+    """Walks that find everything, and what they were asked."""
+
+    asked: list[tuple[Any, Any, Any]] = field(default_factory=list)
+
+    def __call__(self, crop: Floats, inside: Any, voxels: Any, labels: Any) -> Floats:
+        self.asked.append((inside, voxels, labels))
+        return np.ones_like(crop)
+
+
+@pytest.fixture
+def walks(monkeypatch: pytest.MonkeyPatch) -> Walks:
+    walks = Walks()
+    monkeypatch.setattr(zooming, "walked", walks)
+    return walks
+
+
+def zooming_solver(volume: Volume) -> ZoomingSolver:
+    answers = solver(Doubtful(), volume)
+    assert isinstance(answers, ZoomingSolver)
+    return answers
+
+
+def test_the_walk_is_asked_about_all_clicks_as_what_they_are(walks: Walks) -> None:
+    volume = noise((110, 60, 40), np.diag([-2, 2, 3, 1]))
+    clicks = (Click((5, 30, 20)), Click((50, 20, 10), positive=False), Click((105, 40, 30)))
+    zooming_solver(volume).final(clicks)
+    inside, voxels, labels = walks.asked[-1]
+    assert labels.tolist() == [True, False, True]
+    assert ((voxels > 0) & (voxels < SIZE - 1)).all()  # 200 mm, for clicks that are so far apart
+    apart = np.linalg.norm(voxels[2] - voxels[0]), np.linalg.norm(voxels[1] - voxels[0])
+    assert apart[0] / apart[1] == pytest.approx(np.hypot(200, np.hypot(20, 30)) / np.hypot(90, np.hypot(20, 30)))
+    spans = [part.stop - part.start for part in inside]
+    window = SIZE * (200 / abs(voxels[2] - voxels[0]).max())  # mm
+    np.testing.assert_allclose(np.array(spans) * window / SIZE, [220, 120, 120], atol=window / SIZE)
+
+
+def test_of_an_answer_beyond_the_window_of_the_walk_nothing_changes(walks: Walks) -> None:
+    answers = zooming_solver(noise((100, 100, 100), np.diag([3, 3, 3, 1])))
+    middle = np.full(3, 49.5)
+    view = answers._views.around(middle, 280)
+    before = np.full((SIZE,) * 3, -1, dtype=np.float32)
+    after = answers._averaged(view, answers._canvas(view, before), (Click((50.0, 50.0, 50.0)),)).windows[0].logits
+    from_middle_mm = np.abs(PLACES - (SIZE - 1) / 2).max(axis=-1) * spacing_of(view.level)
+    assert (after[from_middle_mm < 40] > 0).all()
+    assert (after[from_middle_mm > 60] == -1).all()
+
+
+@pytest.mark.parametrize(("clicks", "share"), [(1, 0.5), (3, 0.5), (10, 0.15)])
+def test_the_answer_to_more_clicks_has_less_of_the_walk(clicks: int, share: float, walks: Walks) -> None:
+    answers = zooming_solver(noise((60, 60, 60)))
+    prompts = tuple(Click((25.0 + place, 30.0, 30.0)) for place in range(clicks))
+    view = answers._views.around((30, 30, 30), 60)
+    before = np.full((SIZE,) * 3, -1, dtype=np.float32)
+    after = answers._averaged(view, answers._canvas(view, before), prompts).windows[0].logits
+    np.testing.assert_allclose(after, averaged(before, np.ones_like(before), share), rtol=1e-5)
+
+
+def test_of_two_clicks_in_a_cell_the_last_counts() -> None:
+    for labels in ([True, False], [False, True]):
+        seeds = np.zeros((5, 5, 5), dtype=np.int32)
+        seed_clicks(seeds, [(2, 2, 2), (2, 2, 2)], labels, 1.0, (1, 1, 1))
+        assert np.count_nonzero(seeds) == 7
+        assert set(seeds[seeds > 0]) == {OBJECT if labels[-1] else BACKGROUND}
+
+
+def test_metal_does_not_level_all_other_edges() -> None:
+    image = picture(ball(9))
+    image[1:3, 1:3, 1:5] = 1e5
+    found = walked(image, WHOLE, MIDDLE, np.array([True]))
+    assert found is not None
+    assert dice(found > 0.5, ball(9)) > 0.8
 
 
 def test_what_is_not_finite_is_told_once(recwarn: pytest.WarningsRecorder) -> None:

@@ -268,6 +268,25 @@ def test_a_link_to_a_file_of_another_name_keeps_its_own_format(tmp_path, suffix)
     assert len(list(tmp_path.iterdir())) == 2
 
 
+@pytest.mark.skipif(os.name != "posix", reason="elsewhere a folder cannot be forced to the disk")
+def test_a_file_is_on_the_disk_before_it_takes_its_place_and_its_name_after(tmp_path, monkeypatch):
+    done, fsync, replace = [], os.fsync, Path.replace
+
+    def noted_fsync(descriptor):
+        done.append("folder" if stat.S_ISDIR(os.fstat(descriptor).st_mode) else "file")
+        fsync(descriptor)
+
+    def noted_replace(path, target):
+        done.append("replace")
+        return replace(path, target)
+
+    monkeypatch.setattr(os, "fsync", noted_fsync)
+    monkeypatch.setattr(Path, "replace", noted_replace)
+    mask = np.ones((3, 4, 5), dtype=bool)
+    write_mask(tmp_path / "m.nii", mask, Volume(mask, np.eye(4)))
+    assert done == ["file", "replace", "folder"]
+
+
 def test_a_folder_that_cannot_be_forced_to_the_disk_is_no_error(tmp_path, monkeypatch):
     real = os.fsync
 

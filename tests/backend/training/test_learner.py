@@ -51,6 +51,17 @@ def test_goes_on_with_another_precision(before: str, after: str, tmp_path: Path)
     assert content_digest(other.state_dict()["model"]) == content_digest(state["model"])
 
 
+def test_the_mean_of_the_weights_follows_them(tmp_path: Path) -> None:
+    learner, _ = one_step(tmp_path / "run", optimizer={"ema_decay": 0.5})
+    first = {name: tensor.clone() for name, tensor in learner.model.state_dict().items()}
+    data = tiny_run.Balls(0, 4)
+    (window,) = Plan(4, 4, 3, seed=0).windows(1)
+    learner.step(window, (default_collate([data[key] for key in part.keys]) for part in window.passes), 1.0, list)
+    for name, second in learner.model.state_dict().items():
+        torch.testing.assert_close(learner.best_model.state_dict()[name], (first[name] + second) / 2)
+    assert any(not torch.equal(first[name], second) for name, second in learner.model.state_dict().items())
+
+
 def test_gradient_is_clipped_by_its_norm(tmp_path: Path) -> None:
     _, free = one_step(tmp_path / "run", optimizer={"clip_norm": None})
     learner, report = one_step(tmp_path / "run", optimizer={"clip_norm": free.grad_norm / 10})

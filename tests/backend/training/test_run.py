@@ -92,13 +92,41 @@ def test_leaves_checkpoints_weights_and_a_picture(finished: Path) -> None:
     assert json.loads((finished / "config.json").read_text())["optimizer"]["ema_decay"] == 0.8
 
 
-def test_leaves_a_picture_without_validation(tmp_path: Path) -> None:
-    tiny_run.train(tiny_run.config(tmp_path / "run"))
-    assert (tmp_path / "run" / "plot.png").read_bytes().startswith(b"\x89PNG")
+def test_leaves_a_picture_and_the_last_weights_without_validation(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    tiny_run.train(tiny_run.config(out))
+    assert (out / "plot.png").read_bytes().startswith(b"\x89PNG")
+    learnt = state(out)["learner"]["model"]
+    exported = read_state_dict(out / "weights.safetensors")
+    assert exported.keys() == learnt.keys()
+    assert all(torch.equal(exported[name], learnt[name]) for name in learnt)
+
+
+def test_the_learning_rate_follows_its_schedule_also_after_a_stop(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    schedule = {"lr": 0.01, "cycle": 2, "milestones": (1,), "factor": 0.1, "warmup_steps": 4}
+    for epochs in (1, 3):
+        tiny_run.train(tiny_run.config(out, run={"epochs": epochs}, optimizer=schedule))
+    rates = [line["lr"] for line in tiny_run.steps(out)]
+    assert rates == pytest.approx([0.0025, 0.005, 0.0075, 0.01, *4 * [0.001], *4 * [0.01]])
+
+
+def test_data_prepared_anew_is_not_gone_on_with(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    tiny_run.train(tiny_run.config(out, run={"epochs": 1}))
+    (tmp_path / "map.nii.gz").write_bytes(b"another label map")
+    command = tiny_run.start(tiny_run.config(out))
+    assert command.wait() == 2
+    assert "or of other data" in command.output()
+    assert len(tiny_run.losses(out)) == 4
 
 
 def test_exported_weights_are_the_best_averaged_ones(finished: Path) -> None:
+    validations = [line for line in read_log(finished / "log.jsonl") if line["kind"] == "validation"]
+    scores = [line["score"] for line in validations]
+    assert [line["best"] for line in validations] == [score == max(scores[: n + 1]) for n, score in enumerate(scores)]
     best = state(finished)["counters"]["best_step"]
+    assert best == validations[scores.index(max(scores))]["step"]
     averaged = torch.load(finished / "checkpoints" / "best.pth", weights_only=True)["state"]
     assert averaged["counters"]["step"] == best
     model = build_model(tiny_run.config(finished).model, seed=5)
@@ -274,8 +302,15 @@ def test_embeddings_of_another_precision_are_not_taken(tmp_path: Path) -> None:
     sections = {"model": {"freeze": ("image_encoder",)}, "data": {"variants": 1}}
     out = tmp_path / "run"
     tiny_run.train(tiny_run.config(out, **sections, run={"epochs": 1}, numerics={"precision": "bfloat16"}))
-    tiny_run.train(tiny_run.config(out, **sections, numerics={"precision": "float32"}))
-    assert len(tiny_run.losses(out)) == 8
+    shutil.copytree(out, tmp_path / "without")
+    shutil.rmtree(tmp_path / "without" / "embeddings")
+    ends = []
+    for _ in range(2):
+        tiny_run.train(tiny_run.config(out, **sections, numerics={"precision": "float32"}))
+        ends.append(content_digest(state(out)["learner"]))
+        shutil.rmtree(out)
+        shutil.copytree(tmp_path / "without", out)
+    assert ends[0] == ends[1]
 
 
 def test_embeddings_of_other_data_are_not_taken(tmp_path: Path) -> None:
