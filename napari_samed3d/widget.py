@@ -179,8 +179,8 @@ class SegmentWidget(QWidget):
         """On the viewer; its keys reach the prompt layers too, as long as those bind nothing to them."""
         for key, name in texts.KEYS.items():
             action = getattr(self.controller, name)
-            self._viewer.bind_key(key, lambda _viewer, action=action: action(), overwrite=True)
-            self._ends.callback(self._viewer.bind_key, key, None, overwrite=True)
+            before = self._viewer.bind_key(key, lambda _viewer, action=action: action(), overwrite=True)
+            self._ends.callback(self._viewer.bind_key, key, before, overwrite=True)
 
     def _choose_first_image(self) -> None:
         active = self._viewer.layers.selection.active

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from driver import Window, dice, error_shown, segment, truth, world_of
 from napari.layers import Image
+from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QFileDialog
 
 from backend.geometry import to_world
@@ -274,6 +275,18 @@ def test_layers_in_different_units_are_told(window: Window, phantom: Phantom) ->
 
 
 # --- the panel
+
+
+def test_a_key_that_had_a_meaning_has_it_again(window: Window, phantom: Phantom) -> None:
+    pressed: list[str] = []
+    window.viewer.bind_key("n", lambda _viewer: pressed.append("mine"))
+    window.open(phantom.volume)
+    window.press(Qt.Key.Key_N)
+    assert not pressed
+    close_dock(window)
+    window.press(Qt.Key.Key_N)
+    window.press(Qt.Key.Key_T)
+    assert pressed == ["mine"]
 
 
 def test_a_second_panel_takes_the_place_of_the_first(window: Window, phantom: Phantom) -> None:
