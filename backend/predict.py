@@ -73,6 +73,12 @@ def parser() -> argparse.ArgumentParser:
 def run(options: argparse.Namespace) -> None:
     """Read, segment, write."""
     check_output(options)
+    if options.label is not None and options.initial_mask is None:
+        raise SamMed3DError(
+            ErrorCode.PROMPT_INVALID,
+            f"--label {options.label} is of an initial mask, and there is none.",
+            "Name the mask with --initial-mask, or leave --label out.",
+        )
     volume = read_volume(options.image, options.frame)
     check_writable(options.output, volume)
     prompts = collect_prompts(options, volume)

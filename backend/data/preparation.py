@@ -85,7 +85,7 @@ def _prepare_sound(cases: list[SourceCase], place: Place, config: PreparationCon
     for case in cases:
         try:
             labels = LabelMap(canonical_volume(read_labels(case.label, image)))
-        except Exception as error:  # as above
+        except Exception as error:  # bad labels must not cost the image's other cases; it is reported
             findings.fail(case, error)
         else:
             targets += _targets(case, labels, covered, findings)
@@ -100,7 +100,7 @@ def _store(image: Volume, kept: list[CaseTarget], place: Place, spacing: float, 
     entries, decisions = len(findings.entries), len(findings.decisions)
     try:
         store_volume(image, kept, place, spacing, findings)
-    except Exception as error:  # as above
+    except Exception as error:  # what is not stored must not end thousands of cases; it is reported
         del findings.entries[entries:], findings.decisions[decisions:]
         for case in {case.label: case for case, _ in kept}.values():
             findings.fail(case, error)

@@ -98,8 +98,8 @@ class DataSection(Section):
             raise ValueError(f'source = "{self.source}" {needs} data.path, a folder that backend.prepare wrote')
         if self.source == "synthetic" and self.samples_per_epoch is None:
             raise ValueError('source = "synthetic" is endless: it needs samples_per_epoch')
-        for name in self._of_the_other_source():
-            raise ValueError(f'{name} is not for source = "{self.source}"')
+        if idle := self._of_the_other_source():
+            raise ValueError(f'{idle[0]} is not for source = "{self.source}"')
         if self.variants and (self.start_epochs or (self.source == "index" and self.samples_per_epoch)):
             raise ValueError("variants repeat the first epochs, so start_epochs or a part of an index would never end")
         return self

@@ -64,7 +64,7 @@ def transfer(config: TransferConfig) -> dict[str, ArmResult]:
     networks = {arm: build_network(config, arm) for arm in ARMS}  # both now: an error must not wait for hours
     size = model_sizes(config.model).image_size
     train_cases, validation_cases = find_transfer_cases(config.data, size, config.run.seed)
-    _check_writable(config.run.out)
+    _make_folder(config.run.out)
     results = {}
     with memory_told(device, "Lower run.batch, or choose run.device=cpu."):
         for arm, network in networks.items():
@@ -76,7 +76,7 @@ def transfer(config: TransferConfig) -> dict[str, ArmResult]:
     return results
 
 
-def _check_writable(folder: Path) -> None:
+def _make_folder(folder: Path) -> None:
     """Make the folder, and see now, not after hours, that files can be written there."""
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)

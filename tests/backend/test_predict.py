@@ -137,6 +137,7 @@ def test_of_an_initial_mask_of_several_objects_one_is_chosen(
     write_mask(path, start, read_volume(image))
     assert "holds the labels 2, 5. Choose one of them with --label" in refusal(capsys, image, "--initial-mask", path)
     assert "and not 3" in refusal(capsys, image, "--initial-mask", path, "--label", 3)
+    assert "--label 5 is of an initial mask" in refusal(capsys, image, "--point", *MIDDLE, "--label", 5)
     assert dice(run(image, "--initial-mask", path, "--label", 5), start == 5) > 0.9
 
 
