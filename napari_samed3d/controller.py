@@ -60,6 +60,7 @@ class Controller:
         self._mouse = Mouse(viewer)
         self._generation = 0
         self._preparing = False
+        self._growing = False  # a part of the answer is shown, and more follows
         self._save_to: Path | None = None
         self._showing = False
         self._syncing = False
@@ -244,7 +245,7 @@ class Controller:
 
     def _keep_paint(self) -> None:
         """Make paint in the open object a prompt, unless its answer is still growing, and is all that was painted."""
-        if self.workspace is not None and (self._preparing or not self.busy):
+        if self.workspace is not None and not self._growing:
             self.workspace.objects.keep_paint()
 
     def _ask(self, *, prepare: bool = False) -> None:
@@ -252,7 +253,7 @@ class Controller:
         if workspace is None:
             return
         self._generation += 1
-        self._preparing = prepare
+        self._preparing, self._growing = prepare, False
         self._set_busy(True)
         prompts = workspace.objects.history.prompts
         self._thread.submit(
@@ -277,7 +278,10 @@ class Controller:
         if answer.generation != self._generation:
             return
         if answer.patch is not None:
+            if self._heed_paint():
+                return
             self._show(answer.patch)
+            self._growing = True
         if answer.final and answer.windows and self.workspace is not None:
             self.workspace.objects.settle()
         self._set_busy(not answer.final)
@@ -286,6 +290,20 @@ class Controller:
             return
         windows = f"{answer.windows} windows" if answer.windows > 1 else "one window"
         self._say(f"Object {self.current}: {windows}{'.' if answer.final else ' so far ...'}")
+
+    def _heed_paint(self) -> bool:
+        """Whether somebody painted in the open object since it was asked for, so that this answer would overwrite it.
+
+        A mask that has begun to grow stays as it is then; else the answer is asked for anew, with the paint.
+        """
+        if self.workspace is None or not self.workspace.objects.repainted:
+            return False
+        if self._growing:
+            self.cancel()
+            self._say(f"Object {self.current} stays as it was painted.")
+        else:
+            self.run()
+        return True
 
     def _on_failure(self, failure: Failure) -> None:
         if failure.generation == self._generation:
@@ -387,6 +405,7 @@ class Controller:
     def _set_busy(self, busy: bool) -> None:
         """Show that the model is at work; what was to be saved waits until it is not."""
         self.busy = busy
+        self._growing = self._growing and busy
         if busy:
             self._activity.begin()
         else:

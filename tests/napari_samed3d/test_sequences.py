@@ -13,11 +13,12 @@ from qtpy.QtWidgets import QFileDialog
 
 from backend.geometry import to_world
 from backend.inference.canvas import MaskPatch
-from backend.inference.prompts import InitialMask
+from backend.inference.prompts import Click, InitialMask
 from backend.io import read_volume, write_mask
 from backend.phantom import Phantom
 from backend.volume import Volume
 from napari_samed3d import saving, texts
+from napari_samed3d.controller import Controller
 from napari_samed3d.frames import frame_of
 from napari_samed3d.picking import first_voxel_above
 from napari_samed3d.reader import volume_layer
@@ -342,11 +343,7 @@ def test_clicks_that_wait_are_answered_when_every_click_is_to_be(window: Window,
 
 
 def test_a_mask_that_was_cancelled_is_accepted_as_far_as_it_came(window: Window, phantom: Phantom) -> None:
-    window.open(phantom.volume)
-    controller = window.controller
-    controller._thread.submit = lambda _: None  # it takes for ever
-    controller.workspace.points[True].add(controller.workspace.frame.order.to_viewer(phantom.middle_of("liver")))
-    window.qtbot.waitUntil(lambda: controller.busy)
+    controller = asked(window, phantom)
     part = MaskPatch((3, 3, 3), np.ones((4, 4, 4), dtype=bool))
     controller._on_answer(Answer(controller._generation, part, 1, final=False))
     with error_shown("not segmented yet"):
@@ -355,6 +352,41 @@ def test_a_mask_that_was_cancelled_is_accepted_as_far_as_it_came(window: Window,
     window.push("accept")
     assert controller.current == 2
     assert window.mask(1).sum() == 64
+
+
+def test_paint_made_while_the_mask_grows_ends_its_growth(window: Window, phantom: Phantom) -> None:
+    controller = asked(window, phantom)
+    answer = Answer(controller._generation, MaskPatch((3, 30, 30), np.ones((4, 4, 4), dtype=bool)), 1, final=False)
+    controller._on_answer(answer)
+    controller._on_answer(answer)
+    paint(window, CORNER, 1)
+    controller._on_answer(answer)
+    assert (controller.busy, controller.message) == (False, "Object 1 stays as it was painted.")
+    assert (window.mask().sum(), corner(window)) == (64 + 60, 60)
+    controller.accept()
+    assert controller.current == 2
+
+
+def test_paint_made_before_the_answer_comes_goes_into_it(window: Window, phantom: Phantom) -> None:
+    controller = asked(window, phantom)
+    first = controller._generation
+    paint(window, CORNER, 1)
+    for _ in range(2):  # the second of a request that was given up
+        controller._on_answer(Answer(first, MaskPatch((3, 30, 30), np.ones((4, 4, 4), dtype=bool)), 1, final=False))
+        assert (controller._generation, corner(window)) == (first + 1, 60)
+    mask, click = controller.workspace.objects.history.prompts
+    assert isinstance(mask, InitialMask)
+    assert isinstance(click, Click)
+
+
+def asked(window: Window, phantom: Phantom) -> Controller:
+    """A window in which a click waits for an answer that never comes by itself."""
+    window.open(phantom.volume)
+    controller = window.controller
+    controller._thread.submit = lambda _: None
+    controller.workspace.points[True].add(controller.workspace.frame.order.to_viewer(phantom.middle_of("liver")))
+    window.qtbot.waitUntil(lambda: controller.busy)
+    return controller
 
 
 def test_a_point_that_is_moved_after_painting_comes_after_the_paint(window: Window, phantom: Phantom) -> None:
