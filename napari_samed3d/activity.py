@@ -12,6 +12,7 @@ class Activity:
 
     def __init__(self) -> None:
         self._bar: progress | None = None
+        self._wanted = self._making = False
         self.timer = QTimer()
         self.timer.setSingleShot(True)
         self.timer.setInterval(DELAY_MS)
@@ -19,6 +20,7 @@ class Activity:
 
     def begin(self) -> None:
         """Work begins, or goes on."""
+        self._wanted = True
         if self._bar is None:
             self.timer.start()
 
@@ -30,10 +32,21 @@ class Activity:
 
     def end(self) -> None:
         """Work is done."""
+        self._wanted = False
         self.timer.stop()
-        if self._bar is not None:
-            self._bar.close()
-            self._bar = None
+        bar, self._bar = self._bar, None
+        if bar is not None:
+            bar.close()
 
     def _show(self) -> None:
-        self._bar = progress(total=0, desc="SAM-Med3D")
+        if self._making:
+            return
+        self._making = True
+        try:
+            bar = progress(total=0, desc="SAM-Med3D")  # lets events in: the work may have ended when it is made
+        finally:
+            self._making = False
+        if self._wanted:
+            self._bar = bar
+        else:
+            bar.close()

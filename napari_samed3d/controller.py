@@ -61,7 +61,7 @@ class Controller:
         self._generation = 0
         self._preparing = False
         self._growing = False  # a part of the answer is shown, and more follows
-        self._save_to: Path | None = None
+        self._to_save: list[Path] = []
         self._showing = False
         self._syncing = False
         self._activity = Activity()
@@ -244,9 +244,12 @@ class Controller:
             self._ask()
 
     def _keep_paint(self) -> None:
-        """Make paint in the open object a prompt, unless its answer is still growing, and is all that was painted."""
-        if self.workspace is not None and not self._growing:
-            self.workspace.objects.keep_paint()
+        """Make paint in the open object a prompt; on a mask that is still growing it ends the growth."""
+        if self.workspace is None or (self._growing and not self.workspace.objects.repainted):
+            return
+        if self._growing:
+            self.cancel()  # the mask that was painted on is as far as it came
+        self.workspace.objects.keep_paint()
 
     def _ask(self, *, prepare: bool = False) -> None:
         workspace = self.workspace
@@ -307,14 +310,16 @@ class Controller:
 
     def _on_failure(self, failure: Failure) -> None:
         if failure.generation == self._generation:
+            if self._growing and self.workspace is not None:
+                self.workspace.objects.settle()  # as after `cancel`: it can be accepted as far as it came
             self._set_busy(False)
             self._report(failure.error)
 
     def _on_loading(self, generation: int, done: int, total: int | None) -> None:
         if generation == self._generation and self.busy:
             size = f" of {total / 1e6:.0f}" if total else ""
-            self._activity.tell(done, total)
             self._say(f"Downloading the weights: {done / 1e6:.0f}{size} MB")
+            self._activity.tell(done, total)  # lets events in, which may end it
 
     # --- objects
 
@@ -370,6 +375,7 @@ class Controller:
             self._report(error)
             return
         self._give_up()
+        workspace.forget_strokes()
         workspace.labels.refresh()
         workspace.labels.selected_label = workspace.objects.current
         self._show_clicks(workspace)
@@ -381,10 +387,10 @@ class Controller:
         if workspace is None:
             return
         if self.busy and not self._preparing:
-            self._save_to = path
+            self._to_save = [*(other for other in self._to_save if other != path), path]
             self._say(f"{path.name} is saved when the mask is done ...")
             return
-        missing = "" if workspace.objects.answered else f" Object {self.current} lacks what its newest clicks say."
+        missing = "".join(f" Object {n} lacks what its newest clicks say." for n in workspace.objects.unanswered)
         save_in_background(
             path,
             workspace.objects.array.copy(),
@@ -410,9 +416,10 @@ class Controller:
             self._activity.begin()
         else:
             self._activity.end()
-        if not busy and self._save_to is not None:
-            path, self._save_to = self._save_to, None
-            self.save(path)
+        if not busy:
+            paths, self._to_save = self._to_save, []
+            for path in paths:
+                self.save(path)
 
     def _report(self, error: Exception) -> None:
         """Tell the user what to mend; anything that is not theirs to mend is shown as the defect it is."""

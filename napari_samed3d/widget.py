@@ -21,7 +21,7 @@ from magicgui.widgets import (
 )
 from napari.layers import Image
 from qtpy.QtCore import QEvent
-from qtpy.QtWidgets import QFileDialog, QRadioButton, QSizePolicy, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QApplication, QFileDialog, QMessageBox, QRadioButton, QSizePolicy, QVBoxLayout, QWidget
 
 from backend.inference.loading import model_names
 from backend.models import zoo
@@ -77,8 +77,12 @@ class SegmentWidget(QWidget):
         self._bind_keys()
         self.controller.changed.connect(self._refresh)
         self._hear_viewer(napari_viewer)
-        # Whatever comes first: the dock is closed, which only takes the widget out of it, or the window is.
+        # Whatever comes first: the dock is closed, which only takes the widget out of it, or the window is, or napari
+        # ends, which deletes the window last, when nothing can be saved any more.
         self._ends.callback(self.controller.close)
+        application = QApplication.instance()
+        application.aboutToQuit.connect(self._ends.close)
+        self._ends.callback(application.aboutToQuit.disconnect, self._ends.close)
         self.destroyed.connect(lambda: _close_late(self._ends))
         self._choose_first_image()
         self._refresh()
@@ -162,7 +166,9 @@ class SegmentWidget(QWidget):
         controller, buttons = self.controller, self.buttons
         self.image.changed.connect(controller.use_image)
         self.model.changed.connect(self._on_model)
-        self.weights.changed.connect(self._on_model)
+        # Not at every letter that is typed.
+        self.weights.line_edit.native.editingFinished.connect(self._on_model)
+        self.weights.changed.connect(self._on_weights)
         self.device.changed.connect(self._on_model)
         self.auto_run.changed.connect(self._on_option)
         self.follow.changed.connect(self._on_option)
@@ -197,6 +203,11 @@ class SegmentWidget(QWidget):
         self._settings.model, self._settings.device = model, self.device.value
         self.controller.use_model(ModelChoice(model, self.device.value))
 
+    def _on_weights(self) -> None:
+        """A file was chosen, or a letter of its name typed."""
+        if not self.weights.line_edit.native.isModified():
+            self._on_model()
+
     def _on_option(self) -> None:
         self._settings.auto_run, self._settings.extend = self.auto_run.value, self.follow.value
         self.controller.auto_run, self.controller.extend = self.auto_run.value, self.follow.value
@@ -218,8 +229,16 @@ class SegmentWidget(QWidget):
             return
         proposed = re.sub(r'[/\\:*?"<>|]', "_", workspace.image.name)
         name, chosen = QFileDialog.getSaveFileName(self, "Save the objects", f"{proposed}_mask.nii.gz", SAVE_FILTER)
-        if name:
-            self.controller.save(with_ending(Path(name), chosen))
+        path = with_ending(Path(name), chosen)
+        if name and (path == Path(name) or self._may_replace(path)):
+            self.controller.save(path)
+
+    def _may_replace(self, path: Path) -> bool:
+        """Ask, as the dialog does for the name that was typed."""
+        if not path.exists():
+            return True
+        answer = QMessageBox.question(self, "Save the objects", f"{path.name} is there already. Replace it?")
+        return bool(answer == QMessageBox.StandardButton.Yes)
 
     def _refresh(self) -> None:
         """Show what the controller knows."""

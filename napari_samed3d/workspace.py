@@ -115,6 +115,13 @@ class Workspace:
             self.objects.painted = True
         self.labels.data = shown
 
+    def forget_strokes(self) -> None:
+        """Have napari's undo and redo bring back no voxels of before: they may be another object's by now."""
+        mode = self.labels.mode
+        self.labels.editable = False  # which forgets them, and ends the mode
+        self.labels.editable = True
+        self.labels.mode = mode
+
     def follow_image(self) -> None:
         """Take over the image's place. Its voxels are the same, so objects and clicks stay on theirs.
 

@@ -62,6 +62,7 @@ class Workspaces:
         for layer in workspace.points.values():
             self._add_points(layer)
         workspace.labels.events.paint.connect(self._on_paint)
+        workspace.labels.events.mode.connect(self._on_labels_mode)
         workspace.labels.events.data.connect(self._on_labels_data)
         image.events.data.connect(self._on_image_data)
         for name in PLACE:
@@ -83,6 +84,7 @@ class Workspaces:
         for name in PLACE:
             workspace.image.events[name].disconnect(self._on_image_moved)
         workspace.labels.events.paint.disconnect(self._on_paint)
+        workspace.labels.events.mode.disconnect(self._on_labels_mode)
         workspace.labels.events.data.disconnect(self._on_labels_data)
         for layer in workspace.points.values():
             layer.events.data.disconnect(self._on_points)
@@ -113,6 +115,11 @@ class Workspaces:
         """Somebody painted, in whichever object."""
         next(w for w in self._open if w.labels is event.source).objects.painted = True
         QTimer.singleShot(0, self.looks_changed.emit)  # napari tells of it before it is there
+
+    def _on_labels_mode(self, event: Any) -> None:
+        """With a brush in hand: napari tells of a stroke only when the mouse is let go."""
+        if event.mode not in ("pan_zoom", "transform", "pick"):
+            next(w for w in self._open if w.labels is event.source).objects.painted = True
 
     def _on_labels_data(self, event: Any) -> None:
         """The objects' layer was given another array."""

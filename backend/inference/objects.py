@@ -48,7 +48,12 @@ class LabelMap:
     @property
     def answered(self) -> bool:
         """Whether the open object's mask is the answer to its prompts."""
-        return self.history.prompts == self._answered.get(self.current, ())
+        return self.current not in self.unanswered
+
+    @property
+    def unanswered(self) -> tuple[int, ...]:
+        """The labels of objects whose masks are not the answers to their prompts."""
+        return tuple(n for n, history in self._histories.items() if history.prompts != self._answered.get(n, ()))
 
     @property
     def begun(self) -> bool:

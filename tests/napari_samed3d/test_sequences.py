@@ -9,8 +9,9 @@ import pytest
 from driver import Window, dice, error_shown, segment, truth, world_of
 from napari.layers import Image
 from qtpy.QtCore import Qt
-from qtpy.QtWidgets import QFileDialog
+from qtpy.QtWidgets import QApplication, QFileDialog, QMessageBox
 
+from backend.errors import ErrorCode, SamMed3DError
 from backend.geometry import to_world
 from backend.inference.canvas import MaskPatch
 from backend.inference.prompts import Click, InitialMask
@@ -23,7 +24,7 @@ from napari_samed3d.frames import frame_of
 from napari_samed3d.picking import first_voxel_above
 from napari_samed3d.reader import volume_layer
 from napari_samed3d.widget import SegmentWidget, with_ending
-from napari_samed3d.worker import Answer, ModelChoice
+from napari_samed3d.worker import Answer, Failure, ModelChoice
 
 MISSING = ModelChoice("/there/is/no.pth", "cpu")
 
@@ -354,13 +355,18 @@ def test_a_mask_that_was_cancelled_is_accepted_as_far_as_it_came(window: Window,
     assert window.mask(1).sum() == 64
 
 
-def test_paint_made_while_the_mask_grows_ends_its_growth(window: Window, phantom: Phantom) -> None:
-    controller = asked(window, phantom)
-    answer = Answer(controller._generation, MaskPatch((3, 30, 30), np.ones((4, 4, 4), dtype=bool)), 1, final=False)
-    controller._on_answer(answer)
-    controller._on_answer(answer)
-    paint(window, CORNER, 1)
-    controller._on_answer(answer)
+@pytest.mark.parametrize("button", ["let go", "held"])
+def test_paint_made_while_the_mask_grows_ends_its_growth(button: str, window: Window, phantom: Phantom) -> None:
+    controller, answer = grown(window, phantom)
+    if button == "let go":
+        paint(window, CORNER, 1)
+        controller._on_answer(answer)
+    else:  # napari tells of the stroke at its end
+        labels = controller.workspace.labels
+        labels.mode = "paint"
+        with labels.block_history():
+            labels.data_setitem(tuple(axis.ravel() for axis in np.mgrid[CORNER]), 1)
+            controller._on_answer(answer)
     assert (controller.busy, controller.message) == (False, "Object 1 stays as it was painted.")
     assert (window.mask().sum(), corner(window)) == (64 + 60, 60)
     controller.accept()
@@ -377,6 +383,53 @@ def test_paint_made_before_the_answer_comes_goes_into_it(window: Window, phantom
     mask, click = controller.workspace.objects.history.prompts
     assert isinstance(mask, InitialMask)
     assert isinstance(click, Click)
+
+
+@pytest.mark.parametrize("change", ["undo", "reset"])
+def test_paint_on_a_mask_that_grows_comes_back_with_redo(change: str, window: Window, phantom: Phantom) -> None:
+    controller, _ = grown(window, phantom)
+    history = controller.workspace.objects.history
+    paint(window, CORNER, 1)
+    getattr(controller, change)()
+    assert not any(isinstance(prompt, InitialMask) for prompt in history.prompts)
+    (controller.redo if change == "undo" else controller.undo)()
+    click, mask = history.prompts
+    assert isinstance(click, Click)
+    assert mask.mask.sum() == 64 + 60
+
+
+def test_a_mask_that_grew_until_an_error_is_accepted_as_far_as_it_came(window: Window, phantom: Phantom) -> None:
+    controller, answer = grown(window, phantom)
+    with error_shown("slice 7"):
+        controller._on_failure(
+            Failure(answer.generation, SamMed3DError(ErrorCode.FILE_READ, "slice 7", "Copy it again."))
+        )
+    controller.accept()
+    assert (controller.current, window.mask(1).sum()) == (2, 64)
+
+
+def test_napari_takes_no_stroke_back_that_lies_in_another_object_by_now(window: Window, phantom: Phantom) -> None:
+    window.open(phantom.volume)
+    labels = window.controller.workspace.labels
+    labels.mode = "paint"
+    labels.data_setitem(tuple(axis.ravel() for axis in np.mgrid[CORNER]), 1)
+    labels.data_setitem(tuple(axis.ravel() for axis in np.mgrid[1:3, 1:3, 1:3]), 0)
+    labels.events.paint(value=[])
+    window.controller.accept()
+    assert labels.mode == "paint"
+    labels.data_setitem(tuple(axis.ravel() for axis in np.mgrid[1:3, 1:3, 1:3]), 2)
+    labels.undo()
+    labels.undo()
+    assert (window.mask(1).sum(), window.mask(2).sum()) == (60 - 8, 0)
+
+
+def grown(window: Window, phantom: Phantom) -> tuple[Controller, Answer]:
+    """A window in which two parts of an answer came, of 64 voxels both."""
+    controller = asked(window, phantom)
+    answer = Answer(controller._generation, MaskPatch((3, 30, 30), np.ones((4, 4, 4), dtype=bool)), 1, final=False)
+    controller._on_answer(answer)
+    controller._on_answer(answer)
+    return controller, answer
 
 
 def asked(window: Window, phantom: Phantom) -> Controller:
@@ -438,7 +491,47 @@ def test_a_file_holds_what_there_was_when_it_was_saved(
     np.testing.assert_array_equal(np.asarray(read_volume(target).array) > 0, before)
 
 
-@pytest.mark.parametrize("left", ["for another image", "deleted", "dock closed"])
+def test_of_two_masks_of_one_name_the_later_one_stays(
+    window: Window, phantom: Phantom, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    window.open(phantom.volume)
+    target, goes_on = tmp_path / "mask.nii.gz", threading.Event()
+    pauses = [20, 0]
+
+    def write(path: Path, labels: Any, volume: Volume) -> None:
+        goes_on.wait(pauses.pop(0))
+        write_mask(path, labels, volume)
+
+    monkeypatch.setattr(saving, "write_mask", write)
+    window.controller.save(target)
+    paint(window, CORNER, 1)
+    window.controller.save(target)
+    window.settle()
+    goes_on.set()
+    window.qtbot.waitUntil(lambda: not saving._TELLERS, timeout=20_000)
+    assert np.count_nonzero(read_volume(target).array[:, :, :]) == 60
+
+
+def test_an_object_that_was_left_before_its_answer_is_told_of_when_saved(
+    window: Window, phantom: Phantom, tmp_path: Path
+) -> None:
+    controller, _ = grown(window, phantom)
+    paths = [tmp_path / "one.nii.gz", tmp_path / "two.nii.gz"]
+    for path in [*paths, paths[0]]:
+        controller.save(path)
+    assert not any(path.exists() for path in paths)
+    controller.workspace.objects.settle()
+    controller.accept()
+    window.qtbot.waitUntil(lambda: all(path.exists() for path in paths) and not saving._TELLERS, timeout=20_000)
+    controller.workspace.points[True].add(controller.workspace.frame.order.to_viewer(phantom.middle_of("spleen")))
+    window.qtbot.waitUntil(lambda: controller.busy)
+    controller.reopen(1)
+    controller.save(paths[0])
+    told = f"Saved {paths[0]}. Object 2 lacks what its newest clicks say."
+    window.qtbot.waitUntil(lambda: controller.message == told, timeout=20_000)
+
+
+@pytest.mark.parametrize("left", ["for another image", "deleted", "dock closed", "napari ends"])
 def test_what_waits_to_be_saved_is_saved_when_the_image_is_left(
     left: str, window: Window, phantom: Phantom, tmp_path: Path
 ) -> None:
@@ -458,8 +551,10 @@ def test_what_waits_to_be_saved_is_saved_when_the_image_is_left(
         controller.use_image(other)
     elif left == "deleted":
         window.viewer.layers.remove(image)
-    else:
+    elif left == "dock closed":
         close_dock(window)
+    else:
+        QApplication.instance().aboutToQuit.emit()
     window.qtbot.waitUntil(target.exists, timeout=20_000)
     saved = read_volume(target)
     np.testing.assert_array_equal(np.asarray(saved.array) == 1, expected)
@@ -493,3 +588,19 @@ def test_a_name_without_an_ending_takes_the_chosen_one(
     window.push("save ...")
     window.qtbot.waitUntil((tmp_path / "mask.nii.gz").exists, timeout=20_000)
     assert proposed == ["T1 _ T2_mask.nii.gz"]
+
+
+def test_a_file_that_the_dialog_did_not_ask_about_is_asked_about(
+    window: Window, phantom: Phantom, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    window.open(phantom.volume)
+    (tmp_path / "liver.nii.gz").write_bytes(b"yesterday's")
+    answers, saved = [QMessageBox.StandardButton.No, QMessageBox.StandardButton.Yes], []
+    monkeypatch.setattr(QFileDialog, "getSaveFileName", lambda *_: (str(tmp_path / "liver"), "NIfTI (*.nii.gz *.nii)"))
+    monkeypatch.setattr(QMessageBox, "question", lambda *_: answers.pop(0))
+    monkeypatch.setattr(window.controller, "save", saved.append)
+    window.push("save ...")
+    assert not saved
+    window.push("save ...")
+    assert saved == [tmp_path / "liver.nii.gz"]
+    assert not answers

@@ -1,6 +1,7 @@
 """The whole way in a real window, by mouse and keys on the canvas."""
 
 from pathlib import Path
+from typing import Any
 
 import dask.array as da
 import numpy as np
@@ -8,11 +9,13 @@ import pytest
 from driver import Window, dice, error_shown, segment, truth, world_of
 from napari.layers import Labels, Points
 from qtpy.QtCore import Qt
+from qtpy.QtTest import QTest
 from qtpy.QtWidgets import QFileDialog
 
 from backend.inference.loading import AUTO
 from backend.io import read_volume
 from backend.phantom import Phantom
+from napari_samed3d import activity
 from napari_samed3d.reader import volume_layer
 from napari_samed3d.worker import ModelChoice
 
@@ -247,6 +250,46 @@ def test_the_widget_may_go_after_qt_took_its_timers(window: Window, phantom: Pha
     window.settle()
     window.widget.destroyed.emit()
     window.settle()
+
+
+@pytest.mark.parametrize("ended", [True, False], ids=["ended", "goes on"])
+def test_a_bar_that_is_made_while_work_ends_goes(ended: bool, window: Window, monkeypatch: pytest.MonkeyPatch) -> None:
+    some, bars = activity.Activity(), []
+
+    class Bar:
+        def __init__(self, **_: Any) -> None:
+            bars.append(self)
+            self.closed = False
+            some.end()  # napari lets events in here
+            some.begin()
+            if ended:
+                some.end()
+            some._show()
+
+        def close(self) -> None:
+            self.closed = True
+
+    monkeypatch.setattr(activity, "progress", Bar)
+    some.begin()
+    some._show()
+    (bar,) = bars
+    assert bar.closed is ended
+    some.end()
+    assert bar.closed
+
+
+def test_a_name_of_weights_is_tried_when_it_is_whole(window: Window, phantom: Phantom) -> None:
+    window.open(phantom.volume)
+    window.widget.model.value = "from a file ..."
+    chosen = []
+    window.controller.use_model = chosen.append
+    field = window.widget.weights.line_edit.native
+    QTest.keyClicks(field, "/tmp/my.pth")
+    assert not chosen
+    QTest.keyClick(field, Qt.Key.Key_Return)
+    assert [choice.model for choice in chosen] == ["/tmp/my.pth"]
+    window.widget.weights.value = "/tmp/other.pth"  # as its button does
+    assert chosen[-1].model == "/tmp/other.pth"
 
 
 def test_settings_persist(window: Window, phantom: Phantom) -> None:
