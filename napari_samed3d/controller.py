@@ -356,6 +356,7 @@ class Controller:
         if workspace.objects.history.prompts != before:
             self._show_clicks(workspace)
             self._prompts_changed()
+        self.changed.emit()  # also where paint took the place of what could be redone
 
     def accept(self) -> None:
         """Keep the open object and begin the next."""

@@ -41,6 +41,15 @@ class Frame:
     order: DisplayOrder
 
 
+def is_volume(layer: Image) -> bool:
+    """Whether a layer can be segmented, see `frame_of`."""
+    try:
+        frame_of(layer)
+    except SamMed3DError:
+        return False
+    return True
+
+
 def frame_of(layer: Image | Labels, order: DisplayOrder | None = None) -> Frame:
     """The volume that an image or labels layer shows; no voxel is read yet.
 

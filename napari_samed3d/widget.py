@@ -27,6 +27,7 @@ from backend.inference.loading import model_names
 from backend.models import zoo
 from napari_samed3d import texts
 from napari_samed3d.controller import Controller
+from napari_samed3d.frames import is_volume
 from napari_samed3d.picking import intensity_range
 from napari_samed3d.settings import segment_settings
 from napari_samed3d.worker import ModelChoice
@@ -118,15 +119,23 @@ class SegmentWidget(QWidget):
             event.connect(callback)
             self._ends.callback(event.disconnect, callback)
 
-    def _on_layers(self) -> None:
-        """Offer the images that there are, by their names now, and stay with the one that is worked on."""
-        before, workspace = self.image.value, self.controller.workspace
+    def _on_layers(self, event: Any) -> None:
+        """Offer the images that there are, by their names now, and stay with the one that is worked on.
+
+        Where there is none take the first that is a volume; one that is not is told of when it is opened.
+        """
+        workspace = self.controller.workspace
         with self.image.changed.blocked():
             self.image.reset_choices()
             if workspace is not None and workspace.image in self.image.choices:
                 self.image.value = workspace.image
                 return
-        if self.image.value is not before:
+            if not isinstance(getattr(event, "value", None), Image):  # the layers that an image is given, or a name
+                return
+            volume = next(filter(is_volume, self.image.choices), None)
+            if volume is not None:
+                self.image.value = volume
+        if volume is not None or event.type == "inserted":
             self.controller.use_image(self.image.value)
 
     def _make_fields(self) -> None:
@@ -165,6 +174,8 @@ class SegmentWidget(QWidget):
     def _connect(self) -> None:
         controller, buttons = self.controller, self.buttons
         self.image.changed.connect(controller.use_image)
+        # Also one that was refused, and is chosen again when it is mended.
+        self.image.native.activated.connect(lambda _index: controller.use_image(self.image.value))
         self.model.changed.connect(self._on_model)
         # Not at every letter that is typed.
         self.weights.line_edit.native.editingFinished.connect(self._on_model)

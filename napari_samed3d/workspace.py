@@ -71,18 +71,13 @@ class Workspace:
 
     @classmethod
     def left_in(cls, layers: Iterable[Layer], image: Image) -> Workspace | None:
-        """The workspace of an image whose layers an earlier widget left, if they are all still there."""
-        present = list(layers)
-        for layer in present:
+        """The workspace of an image that an earlier widget left, if its objects are still there."""
+        for layer in layers:
             left = getattr(layer, LEFT, None)
-            if (
-                isinstance(left, cls)
-                and left.labels is layer
-                and left.shows(image)
-                and all(other in present for other in left.layers)
-            ):
-                left.objects.painted = True  # perhaps, while nobody looked
+            if isinstance(left, cls) and left.labels is layer and left.shows(image):
                 left.keep_array()
+                left.objects.painted = True  # perhaps, while nobody looked
+                left.objects.adopt(left.objects.array)
                 return left
         return None
 
@@ -113,6 +108,7 @@ class Workspace:
         if given.shape == shown.shape:
             shown[...] = np.clip(given, 0, np.iinfo(shown.dtype).max)
             self.objects.painted = True
+            self.objects.adopt(self.objects.array)
         self.labels.data = shown
 
     def forget_strokes(self) -> None:

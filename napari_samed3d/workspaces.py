@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from napari.layers.base import ActionType
 from napari.utils.notifications import show_info
 from psygnal import Signal
 from qtpy.QtCore import QTimer
 
-from napari_samed3d.workspace import PLACE, Workspace, points_layer
+from napari_samed3d.workspace import PLACE, POSITIVE, Workspace, points_layer
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
@@ -59,8 +60,10 @@ class Workspaces:
         workspace = Workspace.left_in(self._viewer.layers, image) or Workspace.of(image)
         if workspace.labels not in self._viewer.layers:
             self._viewer.add_layer(workspace.labels)
+        if not set(workspace.points.values()) <= set(self._viewer.layers):
+            self._add_all_points(workspace)
         for layer in workspace.points.values():
-            self._add_points(layer)
+            self._hear_points(layer)
         workspace.labels.events.paint.connect(self._on_paint)
         workspace.labels.events.mode.connect(self._on_labels_mode)
         workspace.labels.events.data.connect(self._on_labels_data)
@@ -70,9 +73,14 @@ class Workspaces:
         self._open.append(workspace)
         return workspace
 
-    def _add_points(self, layer: Points) -> None:
-        if layer not in self._viewer.layers:
-            self._viewer.add_layer(layer)
+    def _add_all_points(self, workspace: Workspace) -> None:
+        """Those that lack; the next click is a positive one, whichever of them came last."""
+        for layer in workspace.points.values():
+            if layer not in self._viewer.layers:
+                self._viewer.add_layer(layer)
+        self._viewer.layers.selection.active = workspace.points[POSITIVE]
+
+    def _hear_points(self, layer: Points) -> None:
         layer.mode = "add"
         layer.events.data.connect(self._on_points)
         for event in (layer.events.mode, layer.events.visible):
@@ -113,7 +121,9 @@ class Workspaces:
 
     def _on_paint(self, event: Any) -> None:
         """Somebody painted, in whichever object."""
-        next(w for w in self._open if w.labels is event.source).objects.painted = True
+        objects = next(w for w in self._open if w.labels is event.source).objects
+        objects.painted = True
+        objects.adopt(np.array([event.source.selected_label]))
         QTimer.singleShot(0, self.looks_changed.emit)  # napari tells of it before it is there
 
     def _on_labels_mode(self, event: Any) -> None:
@@ -159,8 +169,10 @@ class Workspaces:
             if layer not in self._viewer.layers:
                 workspace.known[kind] = {}
                 workspace.points[kind] = points_layer(workspace.image, kind)
-                self._add_points(workspace.points[kind])
-                self.points_changed.emit()
+                self._hear_points(workspace.points[kind])
+        self._add_all_points(workspace)
+        self.points_changed.emit()
+        self.looks_changed.emit()
 
     def _close_without(self, workspace: Workspace) -> None:
         """After the image or its objects were deleted."""

@@ -60,6 +60,14 @@ class LabelMap:
         """Whether there may be something to accept: prompts, or paint."""
         return bool(self.history.prompts) or (self.painted and self._has_voxels())
 
+    def adopt(self, labels: npt.NDArray[np.integer]) -> None:
+        """Have objects that somebody else made, whose labels are among these, be opened, too."""
+        present = np.zeros(np.iinfo(LABEL_DTYPE).max + 1, dtype=bool)
+        for plane in labels:  # which may be a whole volume
+            present[plane] = True
+        for label in np.flatnonzero(present[1:]) + 1:
+            self._shown.setdefault(int(label), EMPTY_PATCH)
+
     def show(self, patch: MaskPatch) -> None:
         """Make `patch` the open object, only where no other object is; more of it may follow, until `settle`."""
         self._erase()

@@ -19,6 +19,7 @@ from backend.inference.canvas import MaskPatch
 from backend.inference.prompts import InitialMask
 from backend.io import read_volume
 from backend.phantom import Phantom
+from napari_samed3d import texts
 from napari_samed3d.frames import frame_of
 from napari_samed3d.picking import first_voxel_above, intensity_range
 from napari_samed3d.reader import volume_layer
@@ -421,3 +422,85 @@ def test_a_ray_reads_no_more_of_a_lazy_array_than_lies_around_it() -> None:
     read.clear()
     assert first_voxel_above(image, -10 * direction, direction, [0, 1, 2], 0.5) is None
     assert 0 < sum(read) < 0.15 * data.size
+
+
+def test_a_clicks_layer_deleted_while_the_dock_was_closed_leaves_the_session(window: Window, phantom: Phantom) -> None:
+    window.open(phantom.volume)
+    segment(window, phantom, "liver")
+    window.push("accept")
+    workspace = window.controller.workspace
+    window.viewer.window.remove_dock_widget(window.widget)
+    window.viewer.layers.remove(workspace.points[False])
+    window.dock()
+    assert window.controller.workspace is workspace
+    assert window.controller.current == 2
+    assert workspace.points[False] in window.viewer.layers
+    assert window.controller.next_kind()
+
+
+def test_deleting_the_negative_clicks_leaves_the_next_click_positive(window: Window, phantom: Phantom) -> None:
+    window.open(phantom.volume)
+    segment(window, phantom, "liver")
+    window.viewer.layers.remove(window.controller.workspace.points[False])
+    window.settle()
+    assert window.controller.next_kind()
+    assert texts.NO_CLICKS not in window.widget.status.value
+    segment(window, phantom, "spleen")
+    assert [positive for _, positive in prompts_of(window)] == [True, True]
+
+
+def test_a_refused_image_is_used_when_it_is_mended_and_chosen_again(window: Window, phantom: Phantom) -> None:
+    image = window.viewer.add_image(np.zeros((8, 8, 8)), name="tiny", scale=(4e-6,) * 3, units=("mm",) * 3)
+    with error_shown("Correct the voxel size"):
+        window.dock()
+    image.scale = (1, 1, 1)
+    window.widget.image.native.activated.emit(0)
+    assert window.controller.workspace.image is image
+
+
+def test_what_is_no_volume_does_not_stand_in_the_way_of_one(window: Window, phantom: Phantom) -> None:
+    window.viewer.add_image(np.zeros((2, 8, 8, 8), dtype=np.uint8), name="series")
+    with error_shown("Split Stack"):
+        window.dock()
+    volume = second_image(window, phantom)
+    window.settle()
+    assert window.controller.workspace.image is volume
+    window.viewer.layers.remove(volume)  # and nobody is told of the series again, which would be shown
+    window.settle()
+    assert window.controller.message == "Choose an image layer."
+
+
+def test_redo_is_not_offered_where_paint_took_its_place(window: Window, phantom: Phantom) -> None:
+    window.open(phantom.volume)
+    segment(window, phantom, "liver")
+    segment(window, phantom, "spleen")
+    window.push("undo")
+    window.wait_idle()
+    window.controller.workspace.labels.paint((2, 2, 2), 1)
+    window.push("redo")
+    window.wait_idle()
+    assert not window.widget.buttons["redo"].enabled
+
+
+@pytest.mark.parametrize("how", ["brush", "script", "dock closed"])
+def test_an_object_that_was_made_by_hand_is_opened_and_corrected(how: str, window: Window, phantom: Phantom) -> None:
+    window.open(phantom.volume)
+    labels = window.controller.workspace.labels
+    if how == "brush":
+        labels.selected_label = 3
+        labels.paint((2, 2, 2), labels.selected_label)
+    elif how == "script":
+        labels.data = np.where(np.arange(labels.data.shape[0])[:, None, None] < 3, 3, labels.data)
+    else:
+        window.viewer.window.remove_dock_widget(window.widget)
+        labels.data[:3] = 3
+        window.dock()
+    window.settle()
+    made = window.mask(3).copy()
+    assert made.any()
+    assert 3 in window.widget.objects.choices
+    window.widget.objects.value = 3
+    window.settle()
+    segment(window, phantom, "spleen")
+    assert isinstance(window.controller.workspace.objects.history.prompts[0], InitialMask)
+    assert dice(window.mask(3) & ~made, truth(phantom, "spleen")) > 0.8
