@@ -132,11 +132,10 @@ class SegmentWidget(QWidget):
                 return
             if not isinstance(getattr(event, "value", None), Image):  # the layers that an image is given, or a name
                 return
-            volume = next(filter(is_volume, self.image.choices), None)
+            volume = next(filter(is_volume, self.image.choices), event.value if event.type == "inserted" else None)
             if volume is not None:
                 self.image.value = volume
-        if volume is not None or event.type == "inserted":
-            self.controller.use_image(self.image.value)
+        self.controller.use_image(volume)
 
     def _make_fields(self) -> None:
         self.image = ComboBox(label="image", choices=self._images)

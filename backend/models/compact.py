@@ -1,6 +1,6 @@
 """The compact network: SAM-Med3D's click protocol and two-way decoder on a small encoder, with logits at every voxel.
 
-What differs from the published network, and why (docs/models/compact.md has the measurements):
+What differs from the published network, and why (docs/models/compact-trials.md has the measurements):
 
 - convolutions see the image at a half and a quarter of its resolution, and join the decoder's way down to the tokens
   and up again, so that the mask follows edges (as the high-resolution features of SAM 2 do);

@@ -1,7 +1,7 @@
 """How far each cell is from the clicks, along paths that avoid edges (as in GeoS, Criminisi et al. 2008).
 
 What is connected to a click without an edge between is near it, however far away; what lies behind an edge is not.
-A network learns to see this only from many more volumes than it takes to make use of it (docs/models/compact.md).
+A network learns to see this only from many more volumes than it takes to make use of it: docs/models/compact-trials.md.
 
 Legend of shape suffixes: B batch, L looks (kinds of brightness), X Y Z cells of two voxels an axis, N points.
 """
