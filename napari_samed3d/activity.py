@@ -39,7 +39,7 @@ class Activity:
             bar.close()
 
     def _show(self) -> None:
-        if self._making:
+        if self._making or self._bar is not None:
             return
         self._making = True
         try:

@@ -239,8 +239,10 @@ class SegmentWidget(QWidget):
             return
         proposed = re.sub(r'[/\\:*?"<>|]', "_", workspace.image.name)
         name, chosen = QFileDialog.getSaveFileName(self, "Save the objects", f"{proposed}_mask.nii.gz", SAVE_FILTER)
+        if not name:
+            return
         path = with_ending(Path(name), chosen)
-        if name and (path == Path(name) or self._may_replace(path)):
+        if path == Path(name) or self._may_replace(path):
             self.controller.save(path)
 
     def _may_replace(self, path: Path) -> bool:
