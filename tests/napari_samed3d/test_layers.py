@@ -477,6 +477,7 @@ def test_redo_is_not_offered_where_paint_took_its_place(window: Window, phantom:
     window.push("undo")
     window.wait_idle()
     window.controller.workspace.labels.paint((2, 2, 2), 1)
+    window.settle()
     window.push("redo")
     window.wait_idle()
     assert not window.widget.buttons["redo"].enabled
