@@ -2,6 +2,7 @@
 
 import signal
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -94,25 +95,42 @@ class Batches:
         return self._load(groups, held_out=True)
 
     def _load(self, groups: Sequence[Group], held_out: bool) -> Iterator[Sample]:
-        """Raises SamMed3DError: of the dataset; TRAINING_RANK, a process that loads samples died."""
+        """Raises SamMed3DError: of the dataset; TRAINING_RANK, a process died handing a sample over."""
         self._groups.now = [[_SplitKey(held_out, key) for key in group] for group in groups]
         loaded: Iterator[Any] = iter(self._loader)
         while True:
             try:
                 batch = next(loaded, None)
-            except (RuntimeError, EOFError, ConnectionError) as error:  # or died handing it over
-                if isinstance(error, RuntimeError) and "DataLoader worker (pid" not in str(error):
-                    raise  # of the dataset, which torch tells with other words
-                raise SamMed3DError(
-                    ErrorCode.TRAINING_RANK,
-                    f"A process that loads samples died: {error}.",
-                    "Most often the memory ran out: lower data.workers.",
-                ) from error
+            except (EOFError, ConnectionError) as error:
+                raise _died(error) from error
             if batch is None:
                 return
             if isinstance(batch, SamMed3DError):
                 raise batch
             yield Sample(*(tensor.to(self._device, non_blocking=True) for tensor in batch))
+
+
+@contextmanager
+def deaths_told() -> Iterator[None]:
+    """Say that a process that loads samples died: torch raises it wherever the main process is, when it hears of it.
+
+    Raises:
+        SamMed3DError: TRAINING_RANK, one died.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if "DataLoader worker (pid" not in str(error):
+            raise
+        raise _died(error) from error
+
+
+def _died(error: Exception) -> SamMed3DError:
+    return SamMed3DError(
+        ErrorCode.TRAINING_RANK,
+        f"A process that loads samples died: {error}.",
+        "Most often the memory ran out: lower data.workers.",
+    )
 
 
 def _collate(samples: list[Sample | SamMed3DError]) -> Sample | SamMed3DError:

@@ -10,7 +10,7 @@ from tqdm import tqdm
 from backend.data.build import build_datasets
 from backend.data.sample import Sample
 from backend.errors import ErrorCode, SamMed3DError, SamMed3DWarning
-from backend.training.batches import Batches
+from backend.training.batches import Batches, deaths_told
 from backend.training.config import TrainConfig
 from backend.training.episode import TrainedModel
 from backend.training.export import export
@@ -87,12 +87,13 @@ class Run:
 
     def go(self) -> None:
         """Train to the last epoch, or until it is stopped."""
-        try:
-            self._go()
-        finally:
-            self._batches.close()
-            if self._log is not None:
-                self._log.close()
+        with deaths_told():
+            try:
+                self._go()
+            finally:
+                self._batches.close()
+                if self._log is not None:
+                    self._log.close()
 
     def _go(self) -> None:
         counters, run = self._counters, self._config.run

@@ -13,13 +13,18 @@ import pytest
 import tiny_run
 import torch
 
+from backend.errors import SamMed3DError
 from backend.models.checkpoint import load_into, read_state_dict
 from backend.training.config import load_config
 from backend.training.folder import claim_folder, fingerprint, lock_folder
+from backend.training.learner import Learner
 from backend.training.logs import read_log
+from backend.training.loop import train
 from backend.training.plan import Plan
 from backend.training.starts import build_model
 from backend.training.state import Checkpoints, content_digest
+from backend.training.stop import Stop
+from backend.training.world import World
 
 FULL: dict[str, dict[str, Any]] = {
     "run": {"validate_every": 1, "save_every": 1},
@@ -354,6 +359,21 @@ def test_trouble_in_a_worker_is_told(what: str, message: str, tmp_path: Path) ->
     assert command.wait() == 2, command.output()
     assert message in command.output()
     assert "Traceback" not in command.output()
+
+
+@pytest.mark.parametrize("told", ["DataLoader worker (pid 7) is killed by signal: Killed. ", "a defect of ours"])
+def test_the_death_of_a_worker_is_told_wherever_it_is_heard_of(
+    told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """torch raises it in the handler of a signal, which may come in the midst of a step."""
+
+    def step(*_: Any) -> None:
+        raise RuntimeError(told)
+
+    monkeypatch.setattr(Learner, "step", step)
+    expected = SamMed3DError if "worker" in told else RuntimeError
+    with pytest.raises(expected, match="A process that loads samples died" if "worker" in told else told):
+        train(tiny_run.config(tmp_path / "run"), World(torch.device("cpu")), Stop())
 
 
 @pytest.mark.slow
