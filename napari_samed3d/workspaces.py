@@ -14,7 +14,7 @@ from napari_samed3d.workspace import PLACE, POSITIVE, Workspace, points_layer
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
-    from napari.layers import Image, Layer, Points
+    from napari.layers import Image, Labels, Layer, Points
 
 
 class Workspaces:
@@ -110,6 +110,10 @@ class Workspaces:
             self._viewer.layers.remove(workspace.labels)
         self.closed.emit(workspace)
 
+    def _showing(self, labels: Labels) -> Workspace:
+        """The one whose objects that layer shows."""
+        return next(w for w in self._open if w.labels is labels)
+
     # --- what layers tell
 
     def _on_points(self, event: Any) -> None:
@@ -121,7 +125,7 @@ class Workspaces:
 
     def _on_paint(self, event: Any) -> None:
         """Somebody painted, in whichever object."""
-        objects = next(w for w in self._open if w.labels is event.source).objects
+        objects = self._showing(event.source).objects
         objects.painted = True
         objects.adopt(np.array([event.source.selected_label]))
         QTimer.singleShot(0, self.looks_changed.emit)  # napari tells of it before it is there
@@ -129,11 +133,11 @@ class Workspaces:
     def _on_labels_mode(self, event: Any) -> None:
         """With a brush in hand: napari tells of a stroke only when the mouse is let go."""
         if event.mode not in ("pan_zoom", "transform", "pick"):
-            next(w for w in self._open if w.labels is event.source).objects.painted = True
+            self._showing(event.source).objects.painted = True
 
     def _on_labels_data(self, event: Any) -> None:
         """The objects' layer was given another array."""
-        next(w for w in self._open if w.labels is event.source).keep_array()
+        self._showing(event.source).keep_array()
         self.looks_changed.emit()
 
     def _on_image_data(self, event: Any) -> None:
