@@ -9,9 +9,12 @@ from qtpy.QtGui import QMouseEvent
 from qtpy.QtTest import QTest
 from qtpy.QtWidgets import QApplication
 
+from backend.inference.canvas import MaskPatch
 from backend.phantom import Phantom
 from backend.volume import Volume
+from napari_samed3d.controller import Controller
 from napari_samed3d.reader import volume_layer
+from napari_samed3d.worker import Answer, ModelChoice
 
 
 class Window:
@@ -135,6 +138,51 @@ def segment(window: Window, phantom: Phantom, name: str) -> None:
 def truth(phantom: Phantom, name: str) -> npt.NDArray[np.bool_]:
     """An organ of the phantom."""
     return np.asarray(phantom.labels == phantom.names.index(name) + 1)
+
+
+# A model that gives no answer.
+MISSING = ModelChoice("/there/is/no.pth", "cpu")
+# Some voxels beside all organs.
+CORNER = (slice(1, 4), slice(1, 5), slice(1, 6))
+
+
+def close_dock(window: Window) -> None:
+    """Close the widget's dock, as by its cross."""
+    window.viewer.window.remove_dock_widget(window.widget)
+    window.settle()
+
+
+def paint(window: Window, box: tuple[slice, slice, slice], label: int) -> None:
+    """With the brush, which says where it was."""
+    labels = window.controller.workspace.labels
+    where = tuple(axis.ravel() for axis in np.mgrid[box])
+    labels.data_setitem(where, label)
+    labels.events.paint(value=[(where, 0, label)])
+    window.settle()
+
+
+def corner(window: Window) -> int:
+    """How many voxels of CORNER are any object's."""
+    return int(np.count_nonzero(window.controller.workspace.labels.data[CORNER]))
+
+
+def asked(window: Window, phantom: Phantom) -> Controller:
+    """A window in which a click waits for an answer that never comes by itself."""
+    window.open(phantom.volume)
+    controller = window.controller
+    controller._thread.submit = lambda _: None
+    controller.workspace.points[True].add(controller.workspace.frame.order.to_viewer(phantom.middle_of("liver")))
+    window.qtbot.waitUntil(lambda: controller.busy)
+    return controller
+
+
+def grown(window: Window, phantom: Phantom) -> tuple[Controller, Answer]:
+    """A window in which two parts of an answer came, of 64 voxels both."""
+    controller = asked(window, phantom)
+    answer = Answer(controller._generation, MaskPatch((3, 30, 30), np.ones((4, 4, 4), dtype=bool)), 1, final=False)
+    controller._on_answer(answer)
+    controller._on_answer(answer)
+    return controller, answer
 
 
 class error_shown:  # noqa: N801 - reads as a statement

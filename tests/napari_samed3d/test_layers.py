@@ -1,4 +1,4 @@
-"""What people do with the layers beside clicking: drag, paint, delete, select, move, switch."""
+"""What people do with the layers beside clicking: drag, delete, select, move, switch."""
 
 import gc
 import weakref
@@ -16,7 +16,6 @@ from qtpy.QtTest import QTest
 from qtpy.QtWidgets import QRadioButton
 
 from backend.inference.canvas import MaskPatch
-from backend.inference.prompts import InitialMask
 from backend.io import read_volume
 from backend.phantom import Phantom
 from napari_samed3d import texts
@@ -95,34 +94,6 @@ def test_deleting_the_first_click_leaves_the_next_positive_one_first(window: Win
     assert prompts_of(window) == [((x, y + 6, z), True), ((x + 6, y, z), False)]
 
 
-def test_paint_goes_only_where_an_answer_was_asked_for(window: Window, phantom: Phantom) -> None:
-    window.open(phantom.volume)
-    assert not window.widget.buttons["accept"].enabled
-    window.controller.workspace.labels.paint((10, 20, 20), 1)
-    painted = window.mask().copy()
-    assert painted.any()
-    window.settle()
-    assert window.widget.buttons["accept"].enabled
-    for change in (window.controller.redo, lambda: window.controller.use_model(ModelChoice("region", "cpu"))):
-        change()
-        window.wait_idle()
-        assert np.array_equal(window.mask(), painted)
-    window.push("accept")
-    segment(window, phantom, "liver")
-    window.controller.workspace.labels.paint((2, 2, 2), 2)
-    corrected = window.mask(2).copy()
-    window.controller.use_model(ModelChoice("region", "auto"))
-    window.wait_idle()
-    assert np.array_equal(window.mask(2), corrected)
-    assert np.array_equal(window.mask(1), painted)
-    window.widget.objects.value = 1  # where paint may lie, too
-    window.settle()
-    window.click(world_of(window, phantom.middle_of("spleen")))
-    window.controller.use_model(ModelChoice("region", "cpu"))  # before the click was answered
-    window.wait_idle()
-    assert dice(window.mask(1), truth(phantom, "spleen")) > 0.8
-
-
 def test_objects_looked_at_one_after_the_other_stay(window: Window, phantom: Phantom) -> None:
     window.open(phantom.volume)
     for name in ("liver", "spleen"):
@@ -136,68 +107,6 @@ def test_objects_looked_at_one_after_the_other_stay(window: Window, phantom: Pha
         assert window.controller.current == label
     assert np.array_equal(window.controller.workspace.objects.array, before)
     assert list(window.widget.objects.choices) == [1, 2, 3]
-
-
-def test_paint_taken_back_or_brought_again_by_napari_is_seen(window: Window, phantom: Phantom) -> None:
-    window.open(phantom.volume)
-    labels = window.controller.workspace.labels
-    segment(window, phantom, "liver")
-    liver = window.mask().copy()
-    labels.paint((2, 2, 2), 1)
-    segment(window, phantom, "spleen")
-    assert window.mask().sum() > liver.sum()
-    labels.undo()  # of napari, which tells nobody
-    segment(window, phantom, "kidney_left")
-    assert not (window.mask() & (labels_ball(window) & ~liver)).any()
-    labels.redo()
-    window.push("reset")
-    assert not window.controller.workspace.objects.array.any()
-
-
-def kept_paint(window: Window) -> np.ndarray:
-    """The mask that is among the open object's prompts."""
-    (mask,) = (p.mask for p in window.controller.workspace.objects.history.prompts if isinstance(p, InitialMask))
-    return mask
-
-
-def labels_ball(window: Window) -> np.ndarray:
-    """What a brush at (2, 2, 2) of the layer paints."""
-    objects = window.controller.workspace.objects.array
-    ball = np.zeros_like(objects)
-    window.controller.workspace.frame.order.show(ball)[:6, :6, :6] = 1
-    return ball.astype(bool)
-
-
-def test_paint_made_while_the_dock_was_closed_stays(window: Window, phantom: Phantom) -> None:
-    window.open(phantom.volume)
-    segment(window, phantom, "liver")
-    labels = window.controller.workspace.labels
-    window.viewer.window.remove_dock_widget(window.widget)
-    window.settle()
-    labels.paint((2, 2, 2), 1)
-    window.dock()
-    painted = window.mask().copy()
-    segment(window, phantom, "spleen")
-    assert np.array_equal(kept_paint(window), painted)
-    window.push("reset")
-    assert not window.controller.workspace.objects.array.any()
-
-
-def test_objects_of_another_type_are_taken_over(window: Window, phantom: Phantom) -> None:
-    window.open(phantom.volume)
-    segment(window, phantom, "liver")
-    labels = window.controller.workspace.labels
-    wider = labels.data.astype(np.int64)
-    wider[0, 0, 0] = 1
-    labels.data = wider  # as napari's own "convert data type"
-    segment(window, phantom, "spleen")
-    assert window.mask().sum() > np.count_nonzero(wider)  # which looks whether the layer shows the objects' own array
-    assert window.controller.workspace.frame.order.show(kept_paint(window))[0, 0, 0]
-    before = window.controller.workspace.objects.array.copy()
-    labels.data = np.flip(labels.data, 0)  # the same memory, and another order
-    assert np.array_equal(window.mask(), np.flip(before == 1, 2))
-    labels.data = labels.data[2:]  # and others than there are
-    assert labels.data.shape == window.controller.workspace.image.data.shape
 
 
 def test_a_renamed_image_is_still_the_one_that_is_worked_on(window: Window, phantom: Phantom) -> None:
@@ -468,40 +377,3 @@ def test_what_is_no_volume_does_not_stand_in_the_way_of_one(window: Window, phan
     window.viewer.layers.remove(volume)  # and nobody is told of the series again, which would be shown
     window.settle()
     assert window.controller.message == "Choose an image layer."
-
-
-def test_redo_is_not_offered_where_paint_took_its_place(window: Window, phantom: Phantom) -> None:
-    window.open(phantom.volume)
-    segment(window, phantom, "liver")
-    segment(window, phantom, "spleen")
-    window.push("undo")
-    window.wait_idle()
-    window.controller.workspace.labels.paint((2, 2, 2), 1)
-    window.settle()
-    window.push("redo")
-    window.wait_idle()
-    assert not window.widget.buttons["redo"].enabled
-
-
-@pytest.mark.parametrize("how", ["brush", "script", "dock closed"])
-def test_an_object_that_was_made_by_hand_is_opened_and_corrected(how: str, window: Window, phantom: Phantom) -> None:
-    window.open(phantom.volume)
-    labels = window.controller.workspace.labels
-    if how == "brush":
-        labels.selected_label = 3
-        labels.paint((2, 2, 2), labels.selected_label)
-    elif how == "script":
-        labels.data = np.where(np.arange(labels.data.shape[0])[:, None, None] < 3, 3, labels.data)
-    else:
-        window.viewer.window.remove_dock_widget(window.widget)
-        labels.data[:3] = 3
-        window.dock()
-    window.settle()
-    made = window.mask(3).copy()
-    assert made.any()
-    assert 3 in window.widget.objects.choices
-    window.widget.objects.value = 3
-    window.settle()
-    segment(window, phantom, "spleen")
-    assert isinstance(window.controller.workspace.objects.history.prompts[0], InitialMask)
-    assert dice(window.mask(3) & ~made, truth(phantom, "spleen")) > 0.8

@@ -1,54 +1,22 @@
-"""What people do between clicks: close the dock, paint, rotate, crop, save too early, open a second panel."""
-
-import threading
-from pathlib import Path
-from typing import Any
+"""What people do between clicks: close the dock, rotate, crop, cancel, open a second panel."""
 
 import numpy as np
 import pytest
-from driver import Window, dice, error_shown, segment, truth, world_of
+from driver import Window, asked, close_dock, dice, error_shown, grown, segment, truth, world_of
 from napari.layers import Image
 from qtpy.QtCore import Qt
-from qtpy.QtWidgets import QApplication, QFileDialog, QMessageBox
 
 from backend.errors import ErrorCode, SamMed3DError
 from backend.geometry import to_world
 from backend.inference.canvas import MaskPatch
-from backend.inference.prompts import Click, InitialMask
-from backend.io import read_volume, write_mask
 from backend.phantom import Phantom
 from backend.volume import Volume
-from napari_samed3d import saving, texts
-from napari_samed3d.controller import Controller
+from napari_samed3d import texts
 from napari_samed3d.frames import frame_of
 from napari_samed3d.picking import first_voxel_above
 from napari_samed3d.reader import volume_layer
-from napari_samed3d.widget import SegmentWidget, with_ending
-from napari_samed3d.worker import Answer, Failure, ModelChoice
-
-MISSING = ModelChoice("/there/is/no.pth", "cpu")
-
-
-def close_dock(window: Window) -> None:
-    window.viewer.window.remove_dock_widget(window.widget)
-    window.settle()
-
-
-def paint(window: Window, box: tuple[slice, slice, slice], label: int) -> None:
-    """With the brush, which says where it was."""
-    labels = window.controller.workspace.labels
-    where = tuple(axis.ravel() for axis in np.mgrid[box])
-    labels.data_setitem(where, label)
-    labels.events.paint(value=[(where, 0, label)])
-    window.settle()
-
-
-CORNER = (slice(1, 4), slice(1, 5), slice(1, 6))
-
-
-def corner(window: Window) -> int:
-    return int(np.count_nonzero(window.controller.workspace.labels.data[CORNER]))
-
+from napari_samed3d.widget import SegmentWidget
+from napari_samed3d.worker import Answer, Failure
 
 # --- while the dock is closed
 
@@ -152,60 +120,6 @@ def test_a_ray_sees_what_is_shown(depiction: str) -> None:
     hit = first_voxel_above(image, (-10, 20, 20), (1, 0, 0), [0, 1, 2], 0.5)
     assert hit is not None
     assert hit.tolist() == [25, 20, 20]
-
-
-# --- paint
-
-
-@pytest.mark.parametrize("how", ["undo and redo", "another model", "run"])
-def test_paint_beside_a_click_without_an_answer_is_kept(how: str, window: Window, phantom: Phantom) -> None:
-    window.open(phantom.volume)
-    controller = window.controller
-    if how == "run":
-        controller.auto_run = False
-    else:
-        controller.choice = MISSING
-    segment(window, phantom, "liver")
-    assert not controller.workspace.objects.answered
-    paint(window, CORNER, 1)
-    painted = corner(window)
-    assert painted == 60
-    if how == "undo and redo":
-        controller.undo()
-        controller.redo()
-    elif how == "another model":
-        controller.use_model(ModelChoice("region", "cpu"))
-    else:
-        controller.run()
-    window.wait_idle()
-    assert corner(window) >= 0.7 * painted  # region growing keeps it as its cells of 3 mm do
-    assert how == "undo and redo" or window.mask().sum() > painted
-
-
-def test_a_painted_object_whose_clicks_were_taken_away_is_accepted(window: Window, phantom: Phantom) -> None:
-    window.open(phantom.volume)
-    controller = window.controller
-    controller.choice = MISSING
-    segment(window, phantom, "liver")
-    paint(window, CORNER, 1)
-    with error_shown("take them back"):
-        controller.accept()
-    controller.workspace.points[True].data = np.empty((0, 3))
-    window.settle()
-    controller.accept()
-    assert controller.current == 2
-    assert corner(window) == 60
-
-
-def test_a_brush_leaves_accepted_objects_alone(window: Window, phantom: Phantom) -> None:
-    window.open(phantom.volume)
-    segment(window, phantom, "liver")
-    window.controller.accept()
-    before = window.mask(1).copy()
-    labels = window.controller.workspace.labels
-    assert labels.selected_label == 2
-    labels.paint(np.argwhere(np.asarray(labels.data) == 1)[0], 2)
-    np.testing.assert_array_equal(window.mask(1), before)
 
 
 # --- places
@@ -355,49 +269,6 @@ def test_a_mask_that_was_cancelled_is_accepted_as_far_as_it_came(window: Window,
     assert window.mask(1).sum() == 64
 
 
-@pytest.mark.parametrize("button", ["let go", "held"])
-def test_paint_made_while_the_mask_grows_ends_its_growth(button: str, window: Window, phantom: Phantom) -> None:
-    controller, answer = grown(window, phantom)
-    if button == "let go":
-        paint(window, CORNER, 1)
-        controller._on_answer(answer)
-    else:  # napari tells of the stroke at its end
-        labels = controller.workspace.labels
-        labels.mode = "paint"
-        with labels.block_history():
-            labels.data_setitem(tuple(axis.ravel() for axis in np.mgrid[CORNER]), 1)
-            controller._on_answer(answer)
-    assert (controller.busy, controller.message) == (False, "Object 1 stays as it was painted.")
-    assert (window.mask().sum(), corner(window)) == (64 + 60, 60)
-    controller.accept()
-    assert controller.current == 2
-
-
-def test_paint_made_before_the_answer_comes_goes_into_it(window: Window, phantom: Phantom) -> None:
-    controller = asked(window, phantom)
-    first = controller._generation
-    paint(window, CORNER, 1)
-    for _ in range(2):  # the second of a request that was given up
-        controller._on_answer(Answer(first, MaskPatch((3, 30, 30), np.ones((4, 4, 4), dtype=bool)), 1, final=False))
-        assert (controller._generation, corner(window)) == (first + 1, 60)
-    mask, click = controller.workspace.objects.history.prompts
-    assert isinstance(mask, InitialMask)
-    assert isinstance(click, Click)
-
-
-@pytest.mark.parametrize("change", ["undo", "reset"])
-def test_paint_on_a_mask_that_grows_comes_back_with_redo(change: str, window: Window, phantom: Phantom) -> None:
-    controller, _ = grown(window, phantom)
-    history = controller.workspace.objects.history
-    paint(window, CORNER, 1)
-    getattr(controller, change)()
-    assert not any(isinstance(prompt, InitialMask) for prompt in history.prompts)
-    (controller.redo if change == "undo" else controller.undo)()
-    click, mask = history.prompts
-    assert isinstance(click, Click)
-    assert mask.mask.sum() == 64 + 60
-
-
 def test_a_mask_that_grew_until_an_error_is_accepted_as_far_as_it_came(window: Window, phantom: Phantom) -> None:
     controller, answer = grown(window, phantom)
     with error_shown("slice 7"):
@@ -406,201 +277,3 @@ def test_a_mask_that_grew_until_an_error_is_accepted_as_far_as_it_came(window: W
         )
     controller.accept()
     assert (controller.current, window.mask(1).sum()) == (2, 64)
-
-
-def test_napari_takes_no_stroke_back_that_lies_in_another_object_by_now(window: Window, phantom: Phantom) -> None:
-    window.open(phantom.volume)
-    labels = window.controller.workspace.labels
-    labels.mode = "paint"
-    labels.data_setitem(tuple(axis.ravel() for axis in np.mgrid[CORNER]), 1)
-    labels.data_setitem(tuple(axis.ravel() for axis in np.mgrid[1:3, 1:3, 1:3]), 0)
-    labels.events.paint(value=[])
-    window.controller.accept()
-    assert labels.mode == "paint"
-    labels.data_setitem(tuple(axis.ravel() for axis in np.mgrid[1:3, 1:3, 1:3]), 2)
-    labels.undo()
-    labels.undo()
-    assert (window.mask(1).sum(), window.mask(2).sum()) == (60 - 8, 0)
-
-
-def grown(window: Window, phantom: Phantom) -> tuple[Controller, Answer]:
-    """A window in which two parts of an answer came, of 64 voxels both."""
-    controller = asked(window, phantom)
-    answer = Answer(controller._generation, MaskPatch((3, 30, 30), np.ones((4, 4, 4), dtype=bool)), 1, final=False)
-    controller._on_answer(answer)
-    controller._on_answer(answer)
-    return controller, answer
-
-
-def asked(window: Window, phantom: Phantom) -> Controller:
-    """A window in which a click waits for an answer that never comes by itself."""
-    window.open(phantom.volume)
-    controller = window.controller
-    controller._thread.submit = lambda _: None
-    controller.workspace.points[True].add(controller.workspace.frame.order.to_viewer(phantom.middle_of("liver")))
-    window.qtbot.waitUntil(lambda: controller.busy)
-    return controller
-
-
-def test_a_point_that_is_moved_after_painting_comes_after_the_paint(window: Window, phantom: Phantom) -> None:
-    window.open(phantom.volume)
-    segment(window, phantom, "liver")
-    workspace = window.controller.workspace
-    (before,) = workspace.objects.history.prompts
-    paint(window, CORNER, 1)
-    layer = workspace.points[True]
-    layer.data = np.add(layer.data, (0, 2, 0))
-    window.wait_idle()
-    mask, click = workspace.objects.history.prompts
-    assert isinstance(mask, InitialMask)
-    assert np.abs(np.subtract(click.point, before.point)).sum() == 2
-
-
-# --- saving
-
-
-def test_saving_waits_for_the_mask(window: Window, phantom: Phantom, tmp_path: Path) -> None:
-    window.open(phantom.volume)
-    controller = window.controller
-    workspace, target = controller.workspace, tmp_path / "mask.nii.gz"
-    workspace.points[True].add(workspace.frame.order.to_viewer(phantom.middle_of("liver")))
-    window.qtbot.waitUntil(lambda: controller.busy)
-    controller.save(target)
-    window.qtbot.waitUntil(lambda: controller.message == f"Saved {target}.", timeout=20_000)
-    np.testing.assert_array_equal(np.asarray(read_volume(target).array) > 0, window.mask())
-    assert window.mask().any()
-
-
-def test_a_file_holds_what_there_was_when_it_was_saved(
-    window: Window, phantom: Phantom, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    window.open(phantom.volume)
-    segment(window, phantom, "liver")
-    before, target, goes_on = window.mask().copy(), tmp_path / "mask.nii.gz", threading.Event()
-
-    def write_late(path: Path, labels: Any, volume: Volume) -> None:
-        goes_on.wait(20)
-        write_mask(path, labels, volume)
-
-    monkeypatch.setattr(saving, "write_mask", write_late)
-    window.controller.save(target)
-    window.controller.reset()
-    assert not window.mask().any()
-    goes_on.set()
-    window.qtbot.waitUntil(target.exists, timeout=20_000)
-    np.testing.assert_array_equal(np.asarray(read_volume(target).array) > 0, before)
-
-
-def test_of_two_masks_of_one_name_the_later_one_stays(
-    window: Window, phantom: Phantom, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    window.open(phantom.volume)
-    target, goes_on = tmp_path / "mask.nii.gz", threading.Event()
-    pauses = [20, 0]
-
-    def write(path: Path, labels: Any, volume: Volume) -> None:
-        goes_on.wait(pauses.pop(0))
-        write_mask(path, labels, volume)
-
-    monkeypatch.setattr(saving, "write_mask", write)
-    window.controller.save(target)
-    paint(window, CORNER, 1)
-    window.controller.save(target)
-    window.settle()
-    goes_on.set()
-    window.qtbot.waitUntil(lambda: not saving._TELLERS, timeout=20_000)
-    assert np.count_nonzero(read_volume(target).array[:, :, :]) == 60
-
-
-def test_an_object_that_was_left_before_its_answer_is_told_of_when_saved(
-    window: Window, phantom: Phantom, tmp_path: Path
-) -> None:
-    controller, _ = grown(window, phantom)
-    paths = [tmp_path / "one.nii.gz", tmp_path / "two.nii.gz"]
-    for path in [*paths, paths[0]]:
-        controller.save(path)
-    assert not any(path.exists() for path in paths)
-    controller.workspace.objects.settle()
-    controller.accept()
-    window.qtbot.waitUntil(lambda: all(path.exists() for path in paths) and not saving._TELLERS, timeout=20_000)
-    controller.workspace.points[True].add(controller.workspace.frame.order.to_viewer(phantom.middle_of("spleen")))
-    window.qtbot.waitUntil(lambda: controller.busy)
-    controller.reopen(1)
-    controller.save(paths[0])
-    told = f"Saved {paths[0]}. Object 2 lacks what its newest clicks say."
-    window.qtbot.waitUntil(lambda: controller.message == told, timeout=20_000)
-
-
-@pytest.mark.parametrize("left", ["for another image", "deleted", "dock closed", "napari ends"])
-def test_what_waits_to_be_saved_is_saved_when_the_image_is_left(
-    left: str, window: Window, phantom: Phantom, tmp_path: Path
-) -> None:
-    image = window.open(phantom.volume)
-    segment(window, phantom, "liver")
-    window.push("accept")
-    controller, expected, target = window.controller, window.mask().copy(), tmp_path / "mask.nii.gz"
-    other = window.viewer.add_image(np.random.default_rng(0).random((9, 9, 9)), name="other")
-    window.settle()
-    controller.use_image(image)
-    controller._thread.submit = lambda _: None  # it takes for ever
-    controller.workspace.points[True].add(controller.workspace.frame.order.to_viewer(phantom.middle_of("spleen")))
-    window.qtbot.waitUntil(lambda: controller.busy)
-    controller.save(target)
-    assert not target.exists()
-    if left == "for another image":
-        controller.use_image(other)
-    elif left == "deleted":
-        window.viewer.layers.remove(image)
-    elif left == "dock closed":
-        close_dock(window)
-    else:
-        QApplication.instance().aboutToQuit.emit()
-    window.qtbot.waitUntil(target.exists, timeout=20_000)
-    saved = read_volume(target)
-    np.testing.assert_array_equal(np.asarray(saved.array) == 1, expected)
-    np.testing.assert_allclose(saved.affine, phantom.volume.affine)
-
-
-def test_a_mask_saved_without_its_newest_clicks_is_told(window: Window, phantom: Phantom, tmp_path: Path) -> None:
-    window.open(phantom.volume)
-    window.controller.auto_run = False
-    segment(window, phantom, "liver")
-    window.controller.save(tmp_path / "mask.nii.gz")
-    window.qtbot.waitUntil(lambda: "lacks what its newest clicks say" in window.controller.message, timeout=20_000)
-
-
-def test_a_name_without_an_ending_takes_the_chosen_one(
-    window: Window, phantom: Phantom, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert with_ending(Path("a"), "OME-TIFF (*.ome.tif)") == Path("a.ome.tif")
-    assert with_ending(Path("v1.2"), "NRRD (*.nrrd)") == Path("v1.2.nrrd")
-    assert with_ending(Path("a.NRRD"), "NIfTI (*.nii.gz *.nii)") == Path("a.NRRD")
-    assert with_ending(Path("a.nrrd"), "NIfTI (*.nii.gz *.nii)") == Path("a.nrrd")
-    assert with_ending(Path("a"), "") == Path("a")
-    window.open(phantom.volume, name="T1 / T2")
-    proposed: list[str] = []
-
-    def choose(_parent: Any, _title: str, name: str, filters: str) -> tuple[str, str]:
-        proposed.append(name)
-        return str(tmp_path / "mask"), filters.split(";;", maxsplit=1)[0]
-
-    monkeypatch.setattr(QFileDialog, "getSaveFileName", choose)
-    window.push("save ...")
-    window.qtbot.waitUntil((tmp_path / "mask.nii.gz").exists, timeout=20_000)
-    assert proposed == ["T1 _ T2_mask.nii.gz"]
-
-
-def test_a_file_that_the_dialog_did_not_ask_about_is_asked_about(
-    window: Window, phantom: Phantom, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    window.open(phantom.volume)
-    (tmp_path / "liver.nii.gz").write_bytes(b"yesterday's")
-    answers, saved = [QMessageBox.StandardButton.No, QMessageBox.StandardButton.Yes], []
-    monkeypatch.setattr(QFileDialog, "getSaveFileName", lambda *_: (str(tmp_path / "liver"), "NIfTI (*.nii.gz *.nii)"))
-    monkeypatch.setattr(QMessageBox, "question", lambda *_: answers.pop(0))
-    monkeypatch.setattr(window.controller, "save", saved.append)
-    window.push("save ...")
-    assert not saved
-    window.push("save ...")
-    assert saved == [tmp_path / "liver.nii.gz"]
-    assert not answers
